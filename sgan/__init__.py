@@ -1,0 +1,1 @@
+"""Structure-preserving GANs on top of gconv."""

@@ -1,0 +1,97 @@
+"""The embedded digits: scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, drawn at 28 x 28."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sgan.data.dataset import ImageSet, RawImages
+
+RESOLUTION = 28
+BORDER = 1  # source pixels of background on every side: a digit fills its 8 x 8 box and would lose its ends when rotated
+MAX_INTENSITY = 16
+
+
+class Orientation(NamedTuple):
+    """How a digits set is turned: `angle` in upright, quarter, uniform; `mirrored`: flipped with probability 1/2 first."""
+
+    angle: str
+    mirrored: bool
+
+
+DIGITS = {
+    "digits": Orientation("upright", False),
+    "digits-mirrored": Orientation("upright", True),
+    "digits-quarter": Orientation("quarter", False),
+    "digits-quarter-mirrored": Orientation("quarter", True),
+    "digits-rotated": Orientation("uniform", False),
+    "digits-rotated-mirrored": Orientation("uniform", True),
+}
+
+ANGLE_LAWS = {
+    "upright": "none",
+    "quarter": "one of 0, 90, 180, 270 degrees per image, uniform",
+    "uniform": "uniform in [0, 360) degrees per image",
+}
+
+
+def load_sources() -> tuple[Tensor, Tensor]:
+    """Return the digits as scikit-learn ships them: (1797, 1, 8, 8) float64 in [0, 1] and (1797,) int64 labels."""
+    from sklearn.datasets import load_digits  # here: a second to import, and only this set needs it
+
+    bunch = load_digits()
+    return torch.from_numpy(bunch.images / MAX_INTENSITY).unsqueeze(1), torch.from_numpy(bunch.target).to(torch.int64)
+
+
+def draw(sources: Tensor, angle_rad: Tensor, flip: Tensor) -> Tensor:
+    """Draw small images at 28 x 28, flipped upside down where `flip` says so, then rotated.
+
+    The bicubic interpolant of the source, with a border of one background pixel, is evaluated on the rotated pixel grid:
+    upsampling and rotation are one resampling. Overshoot is clipped. A quarter turn is `rot90`, up to rounding.
+
+    Args:
+        sources: (N, 1, S, S) pixels in [0, 1], background 0.
+        angle_rad: (N,) counter-clockwise rotation.
+        flip: (N,) bool.
+
+    Returns:
+        (N, 1, 28, 28) pixels in [0, 1], in the dtype of `sources`.
+    """
+    cos, sin, sign = angle_rad.cos(), angle_rad.sin(), 1 - 2 * flip.to(sources.dtype)
+    zero = torch.zeros_like(cos)
+    # grid_sample asks where each output point (x right, y down) comes from: undo the rotation, then the flip of y.
+    inverse = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sign * sin, sign * cos, zero], 1)], 1)
+    shape = [len(sources), 1, RESOLUTION, RESOLUTION]
+    grid = F.affine_grid(inverse.to(sources.dtype), shape, align_corners=False)
+    padded = F.pad(sources, [BORDER] * 4)
+    return F.grid_sample(padded, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
+
+
+def orient(orientation: Orientation, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draw `count` independent (angle_rad float64, flip bool) pairs from the law of `orientation`."""
+    if orientation.angle == "uniform":
+        angle = rng.uniform(0, 2 * math.pi, count)
+    elif orientation.angle == "quarter":
+        angle = rng.integers(4, size=count) * (math.pi / 2)
+    else:
+        angle = np.zeros(count)
+    flip = rng.random(count) < 0.5 if orientation.mirrored else np.zeros(count, dtype=bool)
+    return torch.from_numpy(angle), torch.from_numpy(flip)
+
+
+def build_digits(name: str, rng: np.random.Generator) -> RawImages:
+    """Build one of `DIGITS`; every one of the 1,797 sources is used exactly once, with an orientation of its own."""
+    orientation = DIGITS[name]
+    sources, labels = load_sources()
+    images = (draw(sources, *orient(orientation, len(sources), rng)) * 255).round().to(torch.uint8)
+    built: dict[str, object] = {
+        "source": "scikit-learn load_digits, 1797 images of 8x8, padded by 1, bicubic to 28x28",
+        "rotation": ANGLE_LAWS[orientation.angle],
+        "mirrored": "upside down with probability 1/2, before the rotation" if orientation.mirrored else "no",
+    }
+    return RawImages(ImageSet(images, labels), tuple(str(digit) for digit in range(10)), None, None, built)

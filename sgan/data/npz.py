@@ -1,0 +1,52 @@
+"""Reader of one .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sgan.data.dataset import ImageSet, RawImages
+
+
+def read_npz(path: Path) -> RawImages:
+    """Read images from a .npz file; nothing in it is unpickled.
+
+    Args:
+        path: file with `x` (N, H, W) or (N, H, W, C) uint8, C 1 or 3; optional `y` (N,) integer labels from 0 (without: one
+            class); optional `src` (N,) integers: images of the same source are never split between the two parts.
+
+    Raises:
+        ValueError: the file is no .npz file, or an array is missing or has another shape or dtype.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in ("x", "y", "src") if key in file}
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"load_dataset: {path} must be a .npz file of plain arrays, got: {error}") from error
+    if "x" not in arrays:
+        raise ValueError(f"load_dataset: {path} must hold an array x, got none")
+    x = arrays["x"]
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
+        raise ValueError(f"load_dataset: x must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}")
+    images = torch.from_numpy(x)
+    images = images.unsqueeze(1) if x.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    labels = _integers(arrays, "y", len(x), minimum=0)
+    sources = _integers(arrays, "src", len(x), minimum=None)
+    labels = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
+    names = tuple(str(label) for label in range(int(labels.max()) + 1)) if len(x) else ()
+    built: dict[str, object] = {"source": f"npz file {path.name}", "split_by": "image" if sources is None else "src"}
+    return RawImages(ImageSet(images, labels), names, None, sources, built)
+
+
+def _integers(arrays: dict[str, np.ndarray], key: str, count: int, minimum: int | None) -> torch.Tensor | None:
+    values = arrays.get(key)
+    if values is None:
+        return None
+    wrong = values.shape != (count,) or values.dtype.kind not in "iu"
+    if wrong or (minimum is not None and count and values.min() < minimum):
+        floor = "" if minimum is None else f" >= {minimum}"
+        raise ValueError(f"load_dataset: {key} must be ({count},) integers{floor}, got {values.dtype} {values.shape}")
+    return torch.from_numpy(values.astype(np.int64))

@@ -1,0 +1,70 @@
+"""Picture grids: many images as one PNG file."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+MIN_TILE = 56  # pixels: a 28 x 28 digit is drawn twice as large
+
+
+def save_grid(
+    images: Tensor, path: str | os.PathLike[str], *, columns: int | None = None, scale: int | None = None
+) -> None:
+    """Write images as one PNG, row by row, without gaps, as StyleGAN3's training grids are.
+
+    Args:
+        images: (N, C, H, W), C 1 or 3, pixels in [-1, 1]; values outside are clipped.
+        path: file to write; its folder must exist.
+        columns: images per row; None: the smallest number whose square is at least N. An incomplete last row is filled
+            with the darkest value.
+        scale: integer factor, every pixel becomes scale x scale; None: the smallest that makes a tile 56 pixels wide.
+
+    Raises:
+        ValueError: `images` has another shape or no images, or `columns` or `scale` is less than 1.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+        raise ValueError(f"save_grid: images must be (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}")
+    count, channels, height, width = images.shape
+    columns = next(side for side in range(1, count + 1) if side * side >= count) if columns is None else columns
+    scale = max(1, -(-MIN_TILE // width)) if scale is None else scale
+    if columns < 1 or scale < 1:
+        raise ValueError(f"save_grid: columns and scale must be at least 1, got {columns} and {scale}")
+    rows = -(-count // columns)
+    pixels = ((images.detach().cpu().to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    tiles = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
+    tiles[:count] = pixels
+    grid = tiles.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    grid = grid.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    Image.fromarray(grid.squeeze(2).numpy() if channels == 1 else grid.numpy()).save(path, format="PNG")
+
+
+def class_rows(num_classes: int, columns: int) -> Tensor:
+    """Return the labels of a grid with one class per row: (num_classes * columns,) int64, 0 0 ... 1 1 ..."""
+    return torch.arange(num_classes).repeat_interleave(columns)
+
+
+def first_of_each(labels: Tensor, num_classes: int, columns: int) -> Tensor:
+    """Return the indices of the images of a grid of data with one class per row.
+
+    Args:
+        labels: (N,) int64 labels of the data.
+        num_classes: rows of the grid.
+        columns: images per class: its first ones, repeated from the start where a class has fewer.
+
+    Returns:
+        (num_classes * columns,) int64 indices, in the order of `class_rows`.
+
+    Raises:
+        ValueError: a class has no image.
+    """
+    rows = []
+    for label in range(num_classes):
+        members = (labels == label).nonzero().flatten()
+        if len(members) == 0:
+            raise ValueError(f"first_of_each: every class must have an image, got none of class {label}")
+        rows.append(members[torch.arange(columns) % len(members)])
+    return torch.cat(rows)
