@@ -1,0 +1,80 @@
+"""Networks and optimisers as safetensors files, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+__all__ = ["CheckpointError", "load_optimizer", "optimizer_tensors", "prefixed", "read", "select", "write", "write_atomic"]
+
+Tensors = dict[str, Tensor]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used, and why."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file through a temporary neighbour and a rename, so that `path` is never half written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors, and metadata that JSON can express, as one safetensors file, atomically."""
+    contiguous = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(contiguous, {name: json.dumps(value) for name, value in metadata.items()}))
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read the tensors and the metadata of a safetensors file written by `write`.
+
+    Raises:
+        CheckpointError: missing, cut short, or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete ({error})") from error
+    return tensors, metadata
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """The same tensors, every name preceded by "prefix."."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def select(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors whose names begin with "prefix.", without it: the inverse of `prefixed`."""
+    return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """An optimiser's state (moments and step counts) as "parameter index.name" tensors; options are not included."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `optimizer_tensors` gave into an optimiser of the same parameters."""
+    state: dict[int, Tensors] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

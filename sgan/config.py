@@ -1,0 +1,117 @@
+"""Presets: one table of what each named configuration changes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["PRESETS", "Options", "Preset", "changed_options", "resolve"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides a run. Two runs with equal options, on one machine, train the same networks bit for bit.
+
+    Attributes:
+        preset: name in PRESETS that these options started from.
+        data: name of an embedded data set, or a path.
+        subset: fraction of the training images to keep, None for all.
+        seed: of the data's orientations, the initial weights, the data order, the latents and the group elements.
+        kimg: length of training in thousands of real images shown to the discriminator.
+        tick: metrics, grid and snapshot every `tick` kimg.
+        generator_group, discriminator_group: "C1" (planar), "C2", "C4", "D1", "D2", "D4".
+        symmetrise_latent: apply a random group element to each latent map; False is the flawed generator.
+        generator_width, discriminator_width: multiply the published widths.
+        latent_dim, label_dim: entries of z and of the label embedding.
+        batch: images per step of either network.
+        d_steps: discriminator steps per generator step.
+        lr_g, lr_d: Adam's learning rates; its betas are (0, 0.9).
+        r1_weight: weight of R1, which itself contains the half.
+        ema_kimg: half-life of the generator's moving average, in kimg; shorter in the beginning.
+        norm_momentum: torch's batch norm momentum.
+        device: where to train.
+        backend: gconv backend of every convolution, None to let gconv choose.
+    """
+
+    preset: str
+    data: str = "digits-rotated"
+    subset: float | None = None
+    seed: int = 0
+    kimg: int = 100
+    tick: int = 10
+    generator_group: str = "C4"
+    discriminator_group: str = "C4"
+    symmetrise_latent: bool = True
+    generator_width: float = 0.125
+    discriminator_width: float = 0.25
+    latent_dim: int = 64
+    label_dim: int = 64
+    batch: int = 64
+    d_steps: int = 2
+    lr_g: float = 1e-4
+    lr_d: float = 4e-4
+    r1_weight: float = 0.1
+    ema_kimg: float = 5.0
+    norm_momentum: float = 0.9
+    device: str = "cpu"
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("kimg", "tick", "batch", "d_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Options: {name} must be >= 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"Options: seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One row of the table: what it is, and the options that differ from the defaults."""
+
+    summary: str
+    changes: dict[str, Any]
+
+
+_PLANAR = {"generator_group": "C1", "discriminator_group": "C1"}
+_D4 = {"generator_group": "D4", "discriminator_group": "D4", "data": "digits-rotated-mirrored"}
+_C2 = {"generator_group": "C2", "discriminator_group": "C2"}
+
+PRESETS: dict[str, Preset] = {
+    "digits-c4": Preset("Eqv G + Inv D, C4: rotations by 90 degrees (the default)", {}),
+    "digits-c2": Preset("Eqv G + Inv D, C2: rotations by 180 degrees", _C2),
+    "digits-d4": Preset("Eqv G + Inv D, D4: rotations and reflections, on mirrored digits", _D4),
+    "digits-cnn": Preset("CNN G + CNN D: the planar baseline with as many parameters", _PLANAR),
+    "digits-c4-flawed": Preset(
+        "(I)Eqv G + Inv D, C4: the published flawed generator, latent map not symmetrised", {"symmetrise_latent": False}
+    ),
+    "digits-c4-g-only": Preset("Eqv G + CNN D, C4", {"discriminator_group": "C1"}),
+    "digits-c4-d-only": Preset("CNN G + Inv D, C4", {"generator_group": "C1"}),
+}
+
+
+def resolve(preset: str, **overrides: Any) -> Options:
+    """The options of a preset, with every override that is not None.
+
+    Raises:
+        ValueError: unknown preset, or an option out of range.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"resolve: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return Options(preset=preset, **{**PRESETS[preset].changes, **given})
+
+
+def changed_options(before: dict[str, Any], now: Options) -> list[str]:
+    """What differs between a run's recorded options and `now`, as "--name was A, now B"; a larger kimg is no change."""
+    lines = []
+    for field in fields(Options):
+        old, new = before.get(field.name), asdict(now)[field.name]
+        if field.name == "kimg" and old is not None and new >= old:
+            continue
+        if old != new:
+            lines.append(f"--{field.name.replace('_', '-')} was {_shown(old)}, now {_shown(new)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,99 @@
+"""All image metrics of a generator against one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sgan.data import Dataset, ImageSet
+from sgan.metrics.features import RESIZE_RULE, load_features
+from sgan.metrics.frechet import frechet_distance
+from sgan.metrics.precision_recall import precision_recall
+
+BATCH = 250  # fakes asked for at a time
+
+
+class Evaluator:
+    """Frechet distance, precision, recall, density and coverage of generated images.
+
+    The real side is the whole training part of the data set (`Dataset.reference`), whatever subset is trained on.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        features_name: str = "digits",
+        *,
+        num_fakes: int | None = None,
+        k: int = 3,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Compute and keep the real images' features.
+
+        Args:
+            dataset: what the generator should look like.
+            features_name: network of `load_features`; every metric's name ends in it.
+            num_fakes: images to generate; None: as many as there are real ones.
+            k: neighbours of precision and recall.
+            device: where the feature network runs.
+
+        Raises:
+            ValueError: num_fakes <= k, or an unknown network.
+        """
+        self.num_fakes = len(dataset.reference) if num_fakes is None else num_fakes
+        if self.num_fakes <= k:
+            raise ValueError(f"Evaluator: num_fakes must be more than k = {k}, got {num_fakes}")
+        self.k = k
+        self._dataset = dataset
+        self._extract = load_features(features_name, device=device)
+        self._real = self._features_of(dataset.reference)
+
+    def evaluate(self, generate: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Generate `num_fakes` images and compare them with the real ones.
+
+        Args:
+            generate: maps (n,) int64 labels on the CPU to (n, C, H, W) images, pixels in [-1, 1]. It is called for at most
+                250 labels at a time, in a fixed order; labels are 0, 1, ..., num_classes - 1, 0, 1, ... The caller seeds
+                its latents.
+
+        Returns:
+            fid_<features> (lower is better), and precision_, recall_, density_, coverage_<features> (higher is better).
+
+        Raises:
+            ValueError: images of another shape or number, or not finite.
+        """
+        labels = torch.arange(self.num_fakes) % self._dataset.num_classes
+        return self._compare(torch.cat([self._generated(generate, batch) for batch in labels.split(BATCH)]))
+
+    def floor(self) -> dict[str, float]:
+        """Return the same values for the held-out real images: what a perfect generator of n_test images would get."""
+        return self._compare(self._features_of(self._dataset.test))
+
+    def describe(self) -> dict[str, object]:
+        """Return what every reported value has to carry, ready for JSON."""
+        return {
+            "features": self._extract.name,
+            "features_sha256": self._extract.checksum,
+            "n_real": len(self._dataset.reference),
+            "n_fake": self.num_fakes,
+            "n_floor": len(self._dataset.test),
+            "k": self.k,
+            "resize_rule": RESIZE_RULE,
+        }
+
+    def _compare(self, features: Tensor) -> dict[str, float]:
+        values = {"fid": frechet_distance(self._real, features)}
+        values |= precision_recall(self._real, features, k=self.k)._asdict()
+        return {f"{key}_{self._extract.name}": value for key, value in values.items()}
+
+    def _features_of(self, images: ImageSet) -> Tensor:
+        return self._extract(images.batch(slice(None)))
+
+    def _generated(self, generate: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:
+        images = generate(labels)
+        shape = (len(labels), *self._dataset.train.images.shape[1:])
+        if tuple(images.shape) != shape:
+            raise ValueError(f"Evaluator: generate must return images {shape}, got {tuple(images.shape)}")
+        return self._extract(images)

@@ -1,0 +1,108 @@
+"""Is a law invariant under a group? Two-sample tests between samples and transformed samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TwoSampleResult(NamedTuple):
+    """Outcome of a two-sample test.
+
+    Attributes:
+        distance: unbiased estimate of the squared energy distance; about 0 (it may be negative) for equal laws.
+        p_value: in (0, 1]; how often a random relabelling of the samples gives at least this distance. Small: laws differ.
+    """
+
+    distance: float
+    p_value: float
+
+
+def two_sample_test(x: Tensor, y: Tensor, *, permutations: int = 500, seed: int = 0) -> TwoSampleResult:
+    """Permutation test of the energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo 2013).
+
+    The p-value (1 + #{permuted >= observed}) / (1 + permutations) is valid at every sample size, if the samples are
+    independent: never test samples against transforms of the same samples (`symmetry_tests` takes care of that).
+
+    Args:
+        x: (N, ...) samples, N >= 2; flattened to vectors.
+        y: (M, ...) samples of the same shape, M >= 2.
+        permutations: number of random relabellings; the smallest possible p-value is 1 / (1 + permutations).
+        seed: of the relabellings; the result is deterministic.
+
+    Returns:
+        Distance and p-value. Needs (N + M)^2 + (N + M) * permutations float64 values; everything is in float64.
+
+    Raises:
+        ValueError: shapes do not match, too few samples, a value that is not finite, or permutations < 1.
+    """
+    if x.shape[1:] != y.shape[1:] or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"two_sample_test: x and y must be (N >= 2, ...) of one sample shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    if permutations < 1:
+        raise ValueError(f"two_sample_test: permutations must be at least 1, got {permutations}")
+    pooled = torch.cat([x.detach().cpu().flatten(1), y.detach().cpu().flatten(1)]).to(torch.float64)
+    if not pooled.isfinite().all():
+        raise ValueError("two_sample_test: x and y must be finite, got NaN or infinity")
+    distances = torch.cdist(pooled, pooled)
+    distances.fill_diagonal_(0)
+    values = _energy_distances(distances, _memberships(len(x), len(y), permutations, seed))
+    # Rounding must not tell equal statistics apart (a relabelling that changes nothing, repeated samples).
+    tolerance = 1e-9 * float(distances.mean())
+    at_least = int((values[1:] >= values[0] - tolerance).sum())
+    return TwoSampleResult(float(values[0]), (1 + at_least) / (1 + permutations))
+
+
+def symmetry_tests(
+    samples: Tensor,
+    transforms: Mapping[str, Callable[[Tensor], Tensor]],
+    *,
+    permutations: int = 500,
+    seed: int = 0,
+) -> dict[str, TwoSampleResult]:
+    """Test a law against each of its transforms: are T(X) and X equal in law?
+
+    The first half of the samples is tested against the transformed second half, so the two sides are independent.
+
+    Args:
+        samples: (N, ...) independent samples of the law, N >= 4; of an odd number the last is not used.
+        transforms: name -> function of a batch of samples, for example every group element's action on images.
+        permutations, seed: as in `two_sample_test`.
+
+    Returns:
+        name -> result, in the order of `transforms`. With m transforms compare the smallest p-value with level / m.
+
+    Raises:
+        ValueError: fewer than 4 samples, or as `two_sample_test`.
+    """
+    if len(samples) < 4:
+        raise ValueError(f"symmetry_tests: samples must be (N >= 4, ...), got {tuple(samples.shape)}")
+    half = len(samples) // 2
+    first, second = samples[:half], samples[half : 2 * half]
+    return {
+        name: two_sample_test(first, transform(second), permutations=permutations, seed=seed)
+        for name, transform in transforms.items()
+    }
+
+
+def _memberships(n: int, m: int, permutations: int, seed: int) -> Tensor:
+    """Return (n + m, 1 + permutations) float64: 1 where a sample counts as x. Column 0 is the true labelling."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(permutations, n + m, generator=generator, dtype=torch.float64).argsort(1)
+    permuted = (order < n).to(torch.float64)
+    truth = torch.cat([torch.ones(1, n, dtype=torch.float64), torch.zeros(1, m, dtype=torch.float64)], 1)
+    return torch.cat([truth, permuted]).T
+
+
+def _energy_distances(distances: Tensor, is_x: Tensor) -> Tensor:
+    n = is_x[:, 0].sum()
+    m = len(is_x) - n
+    to_x = distances @ is_x
+    within_x = (is_x * to_x).sum(0)
+    between = ((1 - is_x) * to_x).sum(0)
+    within_y = distances.sum() - within_x - 2 * between
+    return 2 * between / (n * m) - within_x / (n * (n - 1)) - within_y / (m * (m - 1))
