@@ -12,11 +12,7 @@ from sgan.data.digits import DIGITS, build_digits
 from sgan.data.folder import read_image_folder
 from sgan.data.idx import has_idx, read_idx_folder
 from sgan.data.npz import read_npz
-from sgan.data.split import split, split_sources, stratified_order
-
-HELD_OUT = 0.2
-SPLIT_SEED = 0  # a constant: every seed holds out the same images, so runs compare and the feature network saw none of them
-ORIENTATION_STREAM, SUBSET_STREAM, SPLIT_STREAM = range(3)
+from sgan.data.split import ORIENTATION_STREAM, SUBSET_STREAM, split_indices, stratified_order
 
 
 def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset: float | None = None) -> Dataset:
@@ -76,11 +72,7 @@ def _read(name_or_path: str | os.PathLike[str], seed: int) -> RawImages:
 def _hold_out(raw: RawImages) -> tuple[ImageSet, ImageSet]:
     if raw.test is not None:
         return raw.images, raw.test
-    rng = np.random.default_rng([SPLIT_STREAM, SPLIT_SEED])
-    if raw.sources is not None:
-        train, test = split_sources(raw.sources, HELD_OUT, rng)
-    else:
-        train, test = split(raw.images.labels, HELD_OUT, rng)
+    train, test = split_indices(raw.images.labels, raw.sources)
     return raw.images.select(train), raw.images.select(test)
 
 

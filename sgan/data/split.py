@@ -6,6 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+HELD_OUT = 0.2
+SPLIT_STREAM, ORIENTATION_STREAM, SUBSET_STREAM = range(3)
+SPLIT_SEED = 0  # a constant: every run holds out the same images, so runs compare and the feature network saw none of them
+
 
 def stratified_order(labels: Tensor, rng: np.random.Generator) -> Tensor:
     """Return a random order of all items of which every prefix has the class proportions of the whole.
@@ -28,31 +32,29 @@ def stratified_order(labels: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(np.argsort(keys, kind="stable"))
 
 
-def split(labels: Tensor, held_out: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return ascending (train, held-out) indices; the fraction `held_out` of the items is held out, class by class."""
-    order = stratified_order(labels, rng)
-    count = round(held_out * len(labels))
-    return order[count:].sort().values, order[:count].sort().values
-
-
-def split_sources(sources: Tensor, held_out: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return ascending (train, held-out) indices that share no source.
-
-    Sources are held out whole, in random order, until at least the fraction `held_out` of the items is.
+def split_indices(labels: Tensor, sources: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Choose the held-out fifth of a data set: the same for the same labels, always.
 
     Args:
-        sources: (N,) int64, the source of each item.
-        held_out: fraction in (0, 1).
-        rng: source of all randomness.
+        labels: (N,) int64; the choice has the class proportions of the whole.
+        sources: (N,) int64, the source of each item. If given, whole sources are held out instead, in random order, until at
+            least a fifth of the items is, and classes are not looked at.
+
+    Returns:
+        Ascending (train, held-out) indices, int64.
 
     Raises:
         ValueError: all items come from one source.
     """
-    unique, counts = sources.unique(return_counts=True)
-    if len(unique) < 2:
-        raise ValueError("load_dataset: src must name at least 2 sources to hold one out, got 1")
-    order = torch.from_numpy(rng.permutation(len(unique)))
-    needed = int((counts[order].cumsum(0) < held_out * len(sources)).sum()) + 1
-    chosen = unique[order[: min(needed, len(unique) - 1)]]
-    is_held_out = torch.isin(sources, chosen)
+    rng = np.random.default_rng([SPLIT_STREAM, SPLIT_SEED])
+    is_held_out = torch.zeros(len(labels), dtype=torch.bool)
+    if sources is None:
+        is_held_out[stratified_order(labels, rng)[: round(HELD_OUT * len(labels))]] = True
+    else:
+        unique, counts = sources.unique(return_counts=True)
+        if len(unique) < 2:
+            raise ValueError(f"load_dataset: src must name at least 2 sources, to hold one out, got {len(unique)}")
+        order = torch.from_numpy(rng.permutation(len(unique)))
+        needed = 1 + int((counts[order].cumsum(0) < HELD_OUT * len(labels)).sum())
+        is_held_out = torch.isin(sources, unique[order[: min(needed, len(unique) - 1)]])
     return (~is_held_out).nonzero().flatten(), is_held_out.nonzero().flatten()
