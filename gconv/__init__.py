@@ -1,0 +1,26 @@
+"""Group convolutions on planar images, differentiable to every order, in the group-Fourier domain."""
+
+from importlib.metadata import version
+
+from gconv import nn
+from gconv.convert import to_planar
+from gconv.functional import Explanation, expand_filter, explain, group_conv2d, group_pool, lifting_conv2d
+from gconv.groups import CyclicGroup, DihedralGroup, Irrep, PlanarGroup, group_from_name
+
+__version__ = version("gconv")
+
+__all__ = [
+    "CyclicGroup",
+    "DihedralGroup",
+    "Explanation",
+    "Irrep",
+    "PlanarGroup",
+    "expand_filter",
+    "explain",
+    "group_conv2d",
+    "group_from_name",
+    "group_pool",
+    "lifting_conv2d",
+    "nn",
+    "to_planar",
+]

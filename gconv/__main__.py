@@ -1,0 +1,50 @@
+"""`python -m gconv`: the version, which backends are present, why others are missing, and the devices."""
+
+from __future__ import annotations
+
+import platform
+from importlib.util import find_spec
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import gconv
+from gconv import backends, build
+
+
+def report() -> Table:
+    """One row per fact: versions, backends, what the build left out, devices."""
+    info = build.info()
+    table = Table(title=f"gconv {gconv.__version__}", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("python, torch", f"{platform.python_version()}, {torch.__version__}")
+    probe = torch.zeros(1)
+    for name in backends.BACKENDS:
+        reason = backends.unavailable(name, probe)
+        table.add_row(f"backend {name}", f"missing: {reason}" if reason else _present(name))
+    table.add_row("backend triton", "missing: not written yet")
+    table.add_row("backend cuda", "missing: not written yet")
+    table.add_row("compiler", str(info.get("compiler") or "none found at build time"))
+    table.add_row("OpenMP", "yes" if info.get("openmp") else "no: the cpu backend runs on one thread")
+    table.add_row("nvcc", str(info.get("nvcc") or f"no: {info.get('cuda_missing_reason') or 'not found'}"))
+    table.add_row("triton package", "yes" if find_spec("triton") else "no")
+    table.add_row("devices", ", ".join(_devices()))
+    return table
+
+
+def _present(name: str) -> str:
+    if name != "cpu":
+        return "yes"
+    native = build.native()
+    return f"yes, {native.instruction_set()} of {', '.join(native.instruction_sets())}" if native else "no"
+
+
+def _devices() -> list[str]:
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [f"cpu ({torch.get_num_threads()} threads)", *(cuda or ["no CUDA device"])]
+
+
+if __name__ == "__main__":
+    Console().print(report())

@@ -1,0 +1,148 @@
+"""The native CPU engine: the group-Fourier algorithm in C++ (csrc/cpu), called on raw pointers.
+
+float32 and float64. The gradient in the input is a convolution with the adjoint filter, so the native code has one
+convolution and one filter gradient; see the derivation in csrc/cpu/group_conv2d.h.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gconv import build, layout
+from gconv.backends import filters
+from gconv.groups import Cosets, PlanarGroup
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+_native: Any = build.native()
+
+
+@cache
+def _native_group(group: PlanarGroup) -> Any:
+    """The tables that the native code derives its transforms from."""
+    elements = group.elements
+    product = np.array([[group.product(a, b) for b in elements] for a in elements], dtype=np.int32)
+    action = np.array([group.matrix(g) for g in elements], dtype=np.int32)
+    irreps = [(np.array(irrep.matrices, dtype=np.int8), irrep.columns) for irrep in group.irreps]
+    return _native.Group(product, action, irreps)
+
+
+@cache
+def _native_cosets(cosets: Cosets) -> Any:
+    return np.array(cosets, dtype=np.int32)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """x itself if its channels are adjacent in memory, else a channels-last copy."""
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        return x
+    return x.contiguous(memory_format=layout.memory_format(x.dim()))
+
+
+def _view(x: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """What the native code needs of a tensor; the stride of a single channel is arbitrary in torch and 1 there."""
+    strides = x.stride()
+    if x.dim() >= 4 and x.shape[1] == 1:
+        strides = (strides[0], 1, *strides[2:])
+    return x.data_ptr(), tuple(x.shape), strides
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:
+    """x: (N, C_in[, |G|], H, W), weight: (C_out, C_in[, |G|], K, K), bias: (C_out) -> (N, C_out, |G|, H', W')."""
+    x, weight = _channels_last(x), weight.contiguous()
+    size = weight.shape[-1]
+    height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
+    out = layout.empty(x, (x.shape[0], weight.shape[0], group.order, height, width))
+    run = _native.group_conv2d if weight.dim() == 5 else _native.lifting_conv2d
+    bias_view = None if bias is None else _view(bias.contiguous())
+    run(
+        _native_group(group), DTYPES[x.dtype], _view(x), _view(weight), bias_view, _view(out),
+        stride, padding, torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def conv2d_input_grad(
+    grad_out: Tensor, weight: Tensor, group: PlanarGroup, height: int, width: int, stride: int, padding: int
+) -> Tensor:
+    """The transpose of :func:`conv2d` in x: zero-insertion undoes the stride, the adjoint filter does the rest."""
+    size = weight.shape[-1]
+    margin = size - 1 - padding
+    if stride > 1:
+        grad_out = _insert_zeros(grad_out, stride)
+    rest_height, rest_width = ((length + 2 * padding - size) % stride for length in (height, width))
+    if margin < 0 or rest_height or rest_width:
+        grad_out = F.pad(grad_out, (margin, margin + rest_width, margin, margin + rest_height))
+        margin = 0
+    if weight.dim() == 5:
+        return conv2d(grad_out, filters.adjoint(weight, group), None, group, 1, margin)
+    grad_out = _channels_last(grad_out)
+    reflected = weight.flip(-2, -1).transpose(0, 1).contiguous()
+    grad_x = layout.empty(grad_out, (grad_out.shape[0], weight.shape[1], height, width))
+    _native.lifting_conv2d_adjoint(
+        _native_group(group), DTYPES[grad_out.dtype], _view(grad_out), _view(reflected), _view(grad_x),
+        margin, torch.get_num_threads(),
+    )  # fmt: skip
+    return grad_x
+
+
+def _insert_zeros(x: Tensor, stride: int) -> Tensor:
+    """Spreads the pixels of (N, C, |G|, H, W) over a grid ``stride`` times finer, zeros between them."""
+    height, width = ((length - 1) * stride + 1 for length in x.shape[-2:])
+    spread = layout.empty(x, (*x.shape[:3], height, width)).zero_()
+    spread[..., ::stride, ::stride] = x
+    return spread
+
+
+def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:
+    """The transpose of :func:`conv2d` in weight: (C_out, C_in[, |G|], K, K)."""
+    x, grad_out = _channels_last(x), _channels_last(grad_out)
+    grad_weight = x.newlayout.empty(grad_out.shape[1], *x.shape[1:-2], size, size)
+    run = _native.group_conv2d_weight_grad if x.dim() == 5 else _native.lifting_conv2d_weight_grad
+    run(
+        _native_group(group), DTYPES[x.dtype], _view(x), _view(grad_out), _view(grad_weight),
+        stride, padding, torch.get_num_threads(),
+    )  # fmt: skip
+    return grad_weight
+
+
+def group_pool(x: Tensor, cosets: Cosets, mode: str) -> tuple[Tensor, Tensor]:
+    """x: (N, C, |G|, H, W) -> the pooled (N, C, cosets, H, W) and, for "max", which member won (uint8, same shape)."""
+    x = _channels_last(x)
+    shape = (*x.shape[:2], len(cosets), *x.shape[3:])
+    out = layout.empty(x, shape)
+    index = layout.empty(x, shape, torch.uint8) if mode == "max" else x.new_empty(0, dtype=torch.uint8)
+    _native.group_pool(
+        DTYPES[x.dtype], _view(x), _view(out), _view(index) if mode == "max" else None,
+        _native_cosets(cosets), mode, torch.get_num_threads(),
+    )  # fmt: skip
+    return out, index
+
+
+def group_pool_backward(grad_out: Tensor, index: Tensor, cosets: Cosets, mode: str) -> Tensor:
+    """The transpose of :func:`group_pool` at a fixed index: (N, C, |G|, H, W)."""
+    grad_out = _channels_last(grad_out)
+    order = len(cosets) * len(cosets[0])
+    grad_x = layout.empty(grad_out, (*grad_out.shape[:2], order, *grad_out.shape[3:]))
+    _native.group_pool_backward(
+        DTYPES[grad_out.dtype], _view(grad_out), _view(_channels_last(index)) if mode == "max" else None,
+        _view(grad_x), _native_cosets(cosets), mode, torch.get_num_threads(),
+    )  # fmt: skip
+    return grad_x
+
+
+def group_pool_select(x: Tensor, index: Tensor, cosets: Cosets) -> Tensor:
+    """Reads the members that an earlier max pool chose: (N, C, cosets, H, W)."""
+    x = _channels_last(x)
+    out = layout.empty(x, tuple(index.shape))
+    _native.group_pool_select(
+        DTYPES[x.dtype], _view(x), _view(_channels_last(index)), _view(out),
+        _native_cosets(cosets), torch.get_num_threads(),
+    )  # fmt: skip
+    return out

@@ -1,0 +1,52 @@
+"""The linear maps of filters that the backends share, each written with the group action alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gconv.groups import PlanarGroup
+
+
+def expand(weight: Tensor, group: PlanarGroup) -> Tensor:
+    """The dense bank: output plane s is L_s W.
+
+    Args:
+        weight: lifting (C_out, C_in, K, K) or group (C_out, C_in, |G|, K, K).
+
+    Returns:
+        (C_out * |G|, C_in, K, K) or (C_out * |G|, C_in * |G|, K, K), flat order c * |G| + s.
+    """
+    bank = torch.stack([group.act(weight, s) for s in group.elements], dim=1)
+    bank = bank.flatten(0, 1)
+    return bank.flatten(1, 2) if weight.dim() == 5 else bank
+
+
+def contract(bank: Tensor, group: PlanarGroup, group_filter: bool) -> Tensor:
+    """The adjoint of :func:`expand`: moves the bank's plane s back by s^-1 and sums over s."""
+    planes = bank.unflatten(0, (-1, group.order))
+    if group_filter:
+        planes = planes.unflatten(2, (-1, group.order))
+    total = group.act(planes[:, 0], 0)
+    for s in range(1, group.order):
+        total = total + group.act(planes[:, s], group.inverse(s))
+    return total
+
+
+def adjoint(weight: Tensor, group: PlanarGroup) -> Tensor:
+    """The filter of the transposed group convolution: W*(p, s) = W(-s^-1 p, s^-1)^T.
+
+    Args:
+        weight: (C_out, C_in, |G|, K, K).
+
+    Returns:
+        (C_in, C_out, |G|, K, K).
+    """
+    planes = [group.act_grid(weight[:, :, group.inverse(s)], s) for s in group.elements]
+    return torch.stack(planes, dim=2).flip(-2, -1).transpose(0, 1)
+
+
+def align(weight: Tensor, group: PlanarGroup) -> Tensor:
+    """W_d(s) = W(s d, s) as a tensor (C_out, C_in, |G|, K, K) over (s, d): every plane turned back to upright taps."""
+    planes = [group.act_grid(weight[:, :, s], group.inverse(s)) for s in group.elements]
+    return torch.stack(planes, dim=2)

@@ -1,0 +1,305 @@
+"""The public ops: arguments are checked here, in the order type, shape, dtype, device; then the torch op runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import gconv.ops  # noqa: F401  registers the torch ops
+from gconv import backends
+from gconv.backends import filters
+from gconv.groups import PlanarGroup
+
+_OPERATIONS = ("lifting_conv2d", "group_conv2d", "group_pool")
+
+
+def lifting_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group: PlanarGroup,
+    stride: int = 1,
+    padding: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """Correlates an image with every transformed copy of each filter.
+
+    out(x, s) = sum_d f(x + d) W(s^-1 d) + b, d over the centred K x K window (Cohen & Welling 2016, equation 10).
+
+    Args:
+        x: (N, C_in, H, W) image, any strides.
+        weight: (C_out, C_in, K, K).
+        bias: (C_out), shared by all orientations.
+        group: the group that transforms the filters.
+        stride: positive step between outputs. Exactly equivariant iff (L + 2 * padding - K) % stride == 0 on every
+            axis length L that the group flips or rotates.
+        padding: zeros added on every side.
+        backend: "reference", "dense" or "cpu"; None picks the fastest measured one (see :func:`explain`).
+
+    Returns:
+        (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout, with
+        H' = (H + 2 * padding - K) // stride + 1. Gradients of every order exist.
+        float16 and bfloat16 accumulate in float32.
+
+    Raises:
+        TypeError: not tensors, integer or mixed dtypes, stride or padding not an int.
+        ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend.
+        RuntimeError: the named backend cannot run these tensors.
+    """
+    return _convolve("lifting_conv2d", x, weight, bias, group, stride, padding, backend)
+
+
+def group_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group: PlanarGroup,
+    stride: int = 1,
+    padding: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """Correlates a feature map on the group with every transformed copy of each filter.
+
+    out(x, g) = sum_d sum_t f(x + d, t) W(g^-1 d, g^-1 t) + b (Cohen & Welling 2016, equation 11).
+
+    Args:
+        x: (N, C_in, |G|, H, W) feature map on the group; fastest in torch.channels_last_3d, any strides are legal.
+        weight: (C_out, C_in, |G|, K, K), the filter of output element e.
+        bias: (C_out), shared by all orientations.
+        group: the group that transforms the filters.
+        stride: positive step between outputs; exactness as in :func:`lifting_conv2d`.
+        padding: zeros added on every side.
+        backend: "reference", "dense" or "cpu"; None picks the fastest measured one (see :func:`explain`).
+
+    Returns:
+        (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout. Gradients of every order exist.
+
+    Raises:
+        TypeError: not tensors, integer or mixed dtypes, stride or padding not an int.
+        ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend.
+        RuntimeError: the named backend cannot run these tensors.
+    """
+    return _convolve("group_conv2d", x, weight, bias, group, stride, padding, backend)
+
+
+def group_pool(
+    x: Tensor,
+    *,
+    group: PlanarGroup,
+    mode: str = "max",
+    subgroup: Sequence[int] | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Pools a feature map over the group, or over each left coset gH of a subgroup H.
+
+    Args:
+        x: (N, C, |G|, H, W) feature map on the group.
+        group: the group of the map.
+        mode: "max" or "mean". Ties of "max" take the first member in value and gradient; NaN propagates.
+        subgroup: element indices closed under the product; None pools over the whole group.
+        backend: "reference", "dense" or "cpu"; None picks the fastest measured one.
+
+    Returns:
+        (N, C, H, W) in torch.channels_last layout, or with ``subgroup`` (N, C, |G/H|, H, W) over the left cosets
+        ordered by smallest element. Gradients of every order exist.
+
+    Raises:
+        TypeError: not a tensor or not floating point.
+        ValueError: wrong rank, group axis, mode, subgroup or backend.
+        RuntimeError: the named backend cannot run this tensor.
+    """
+    operation = "group_pool"
+    _check_group(operation, group)
+    _check_tensor(operation, "x", x)
+    if x.dim() != 5 or x.shape[2] != group.order:
+        raise ValueError(
+            f"{operation}: x must be (N, C, {group.order}, H, W) for group {group.name}, got {tuple(x.shape)}"
+        )
+    if mode not in ("max", "mean"):
+        raise ValueError(f"{operation}: mode must be 'max' or 'mean', got {mode!r}")
+    members = list(group.elements) if subgroup is None else sorted(set(subgroup))
+    group.cosets(members)
+    _check_floating(operation, "x", x)
+    name = _backend_name(operation, backend)
+    out, _ = torch.ops.gconv.group_pool(x, group.name, members, mode, name)
+    return out.squeeze(2) if subgroup is None else out
+
+
+def expand_filter(weight: Tensor, group: PlanarGroup) -> Tensor:
+    """The dense filter bank whose planar convolution equals the layer's: output plane s is L_s W.
+
+    Args:
+        weight: (C_out, C_in, K, K) of a lifting layer or (C_out, C_in, |G|, K, K) of a group layer.
+        group: the layer's group.
+
+    Returns:
+        (C_out * |G|, C_in, K, K) or (C_out * |G|, C_in * |G|, K, K) for torch's conv2d; channel order c * |G| + s,
+        that of ``x.flatten(1, 2)``. Differentiable.
+
+    Raises:
+        TypeError: weight is not a floating-point tensor.
+        ValueError: wrong rank, group axis, or a filter that is not square.
+    """
+    operation = "expand_filter"
+    _check_group(operation, group)
+    _check_tensor(operation, "weight", weight)
+    _check_filter(operation, weight, group, lifting=weight.dim() == 4)
+    _check_floating(operation, "weight", weight)
+    return filters.expand(weight, group)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which backend ``backend=None`` means, why, and why others cannot run."""
+
+    operation: str
+    backend: str
+    reason: str
+    unavailable: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.operation}: {self.backend} ({self.reason})"]
+        lines += [f"  {name} cannot run: {reason}" for name, reason in self.unavailable.items()]
+        return "\n".join(lines)
+
+
+def explain(
+    operation: str,
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    group: PlanarGroup,
+    stride: int = 1,
+    padding: int = 0,
+) -> Explanation:
+    """Which backend would run for these arguments, and why.
+
+    Args:
+        operation: "lifting_conv2d", "group_conv2d" or "group_pool".
+        x: the input as the op takes it.
+        weight: the filter as the op takes it; None for "group_pool".
+        group, stride, padding: as the op takes them.
+
+    Returns:
+        An :class:`Explanation`; print it.
+
+    Raises:
+        TypeError, ValueError: as the op would raise.
+    """
+    if operation not in _OPERATIONS:
+        raise ValueError(f"explain: operation must be one of {', '.join(_OPERATIONS)}, got {operation!r}")
+    if operation == "group_pool":
+        _check_group(operation, group)
+        _check_tensor(operation, "x", x)
+    else:
+        if weight is None:
+            raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
+        _check_convolution(operation, x, weight, None, group, stride, padding)
+    backend, reason = backends.choose(operation, x, group, stride)
+    missing = {name: why for name in backends.BACKENDS if (why := backends.unavailable(name, x))}
+    return Explanation(operation, backend, reason, missing)
+
+
+def _convolve(
+    operation: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: PlanarGroup,
+    stride: int,
+    padding: int,
+    backend: str | None,
+) -> Tensor:
+    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = (_autocast(tensor, dtype) for tensor in (x, weight, bias))
+    _check_convolution(operation, x, weight, bias, group, stride, padding)
+    name = _backend_name(operation, backend)
+    op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
+    return op(x, weight, bias, group.name, stride, padding, name)
+
+
+def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """torch's autocast rule for convolutions: floating point other than float64 takes the autocast dtype."""
+    if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64:
+        return tensor.to(dtype)
+    return tensor
+
+
+def _check_convolution(
+    operation: str, x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int
+) -> None:
+    lifting = operation == "lifting_conv2d"
+    _check_group(operation, group)
+    operands = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    for argument, tensor in operands.items():
+        _check_tensor(operation, argument, tensor)
+    _check_int(operation, "stride", stride, 1)
+    _check_int(operation, "padding", padding, 0)
+    _check_filter(operation, weight, group, lifting)
+    c_out, c_in, size = weight.shape[0], weight.shape[1], weight.shape[-1]
+    wanted = f"(N, {c_in}, H, W)" if lifting else f"(N, {c_in}, {group.order}, H, W)"
+    if x.dim() != weight.dim() or x.shape[1] != c_in or (not lifting and x.shape[2] != group.order):
+        raise ValueError(
+            f"{operation}: x must be {wanted} for group {group.name} and weight {tuple(weight.shape)}, "
+            f"got {tuple(x.shape)}"
+        )
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != c_out):
+        raise ValueError(f"{operation}: bias must be ({c_out},), got {tuple(bias.shape)}")
+    if x.shape[-2] + 2 * padding < size or x.shape[-1] + 2 * padding < size:
+        raise ValueError(
+            f"{operation}: x must have H and W of at least {size} - 2 * padding = {size - 2 * padding} "
+            f"for a {size} x {size} filter, got {tuple(x.shape)}"
+        )
+    for argument, tensor in operands.items():
+        _check_floating(operation, argument, tensor)
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"{operation}: {argument} must have x's dtype {x.dtype}, got {tensor.dtype}")
+    for argument, tensor in operands.items():
+        if tensor.device != x.device:
+            raise ValueError(f"{operation}: {argument} must be on x's device {x.device}, got {tensor.device}")
+
+
+def _check_filter(operation: str, weight: Tensor, group: PlanarGroup, lifting: bool) -> None:
+    wanted = "(C_out, C_in, K, K)" if lifting else f"(C_out, C_in, {group.order}, K, K) for group {group.name}"
+    group_axis_fits = lifting or (weight.dim() == 5 and weight.shape[2] == group.order)
+    if weight.dim() != (4 if lifting else 5) or not group_axis_fits or weight.shape[-1] != weight.shape[-2]:
+        raise ValueError(f"{operation}: weight must be {wanted}, got {tuple(weight.shape)}")
+    if weight.shape[0] < 1 or weight.shape[1] < 1 or weight.shape[-1] < 1:
+        raise ValueError(f"{operation}: weight must be {wanted} without empty axes, got {tuple(weight.shape)}")
+
+
+def _check_group(operation: str, group: PlanarGroup) -> None:
+    if not isinstance(group, PlanarGroup):
+        raise TypeError(f"{operation}: group must be a CyclicGroup or DihedralGroup, got {type(group).__name__}")
+
+
+def _check_tensor(operation: str, argument: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{operation}: {argument} must be a Tensor, got {type(tensor).__name__}")
+
+
+def _check_floating(operation: str, argument: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise TypeError(f"{operation}: {argument} must be floating point, got {tensor.dtype}")
+
+
+def _check_int(operation: str, argument: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{operation}: {argument} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{operation}: {argument} must be at least {least}, got {value}")
+
+
+def _backend_name(operation: str, backend: str | None) -> str:
+    if backend is None:
+        return backends.AUTO
+    if backend not in backends.BACKENDS:
+        known = ", ".join(repr(name) for name in backends.BACKENDS)
+        raise ValueError(f"{operation}: backend must be None or one of {known}, got {backend!r}")
+    return backend

@@ -1,0 +1,34 @@
+"""The layout of feature maps: channels last, with the strides of torch.empty also on axes of length one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def memory_format(rank: int) -> torch.memory_format:
+    return torch.channels_last_3d if rank == 5 else torch.channels_last
+
+
+def empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised tensor of the given shape, channels last; like gives dtype and device."""
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format(len(shape)))
+
+
+def canonical(x: Tensor) -> Tensor:
+    """x in channels-last layout with the strides of :func:`empty`, copied only if its memory differs."""
+    wanted = _strides(tuple(x.shape))
+    if x.stride() == wanted:
+        return x
+    if x.is_contiguous(memory_format=memory_format(x.dim())):  # differs on axes of length one only
+        return x.as_strided(x.shape, wanted)
+    return empty(x, tuple(x.shape)).copy_(x)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    channels, *spatial = (max(length, 1) for length in shape[1:])
+    strides = [channels]
+    for length in reversed(spatial):
+        strides.append(strides[-1] * length)
+    *inner, batch = strides
+    return (batch, 1, *reversed(inner))

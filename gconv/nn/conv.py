@@ -1,0 +1,144 @@
+"""Lifting and group convolution layers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gconv.functional import group_conv2d, lifting_conv2d
+from gconv.groups import PlanarGroup
+
+
+class _Convolution(nn.Module):
+    """What the two layers share: parameters, padding, and the warning when a stride breaks exactness."""
+
+    lifting: ClassVar[bool]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        group: PlanarGroup,
+        stride: int = 1,
+        padding: int | Literal["same"] = 0,
+        bias: bool = True,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(group, PlanarGroup):
+            raise TypeError(f"{name}: group must be a CyclicGroup or DihedralGroup, got {type(group).__name__}")
+        for argument, value in {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": kernel_size,
+            "stride": stride,
+        }.items():
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name}: {argument} must be an int, got {type(value).__name__}")
+            if value < 1:
+                raise ValueError(f"{name}: {argument} must be positive, got {value}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.group = group
+        self.stride = stride
+        self.padding = _padding(name, kernel_size, stride, padding)
+        self.backend = backend
+        axis = () if self.lifting else (group.order,)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *axis, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self._warned = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """torch.nn.Conv2d's initialisation: uniform in +-1/sqrt(fan_in), fan_in = C_in K^2, times |G| past lifting."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride > 1 and not self._warned and not torch.compiler.is_compiling():
+            self._warn_if_inexact(x)
+        convolve = lifting_conv2d if self.lifting else group_conv2d
+        return convolve(
+            x,
+            self.weight,
+            self.bias,
+            group=self.group,
+            stride=self.stride,
+            padding=self.padding,
+            backend=self.backend,
+        )
+
+    def _warn_if_inexact(self, x: Tensor) -> None:
+        for axis, letter in enumerate("HW"):
+            length = x.shape[axis - 2]
+            rest = (length + 2 * self.padding - self.kernel_size) % self.stride
+            if rest and self.group.moves_axis(axis):
+                self._warned = True
+                warnings.warn(
+                    f"{type(self).__name__}: with K = {self.kernel_size}, stride = {self.stride} and padding = "
+                    f"{self.padding}, {letter} = {length} is not exactly equivariant under {self.group.name}: "
+                    f"the last {rest} of {letter} are never read; {letter} = {length - rest} or "
+                    f"{length - rest + self.stride} would be exact",
+                    stacklevel=4,
+                )
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, group={self.group!r}"]
+        parts += [f"{name}={value}" for name, value in (("stride", self.stride), ("padding", self.padding))]
+        return ", ".join(parts + ([] if self.bias is not None else ["bias=False"]))
+
+
+class LiftingConv2d(_Convolution):
+    """Lifting convolution: an image to a feature map on the group (:func:`gconv.lifting_conv2d`).
+
+    x: (N, C_in, H, W) -> (N, C_out, |G|, H', W'). Equivariant: moving the image by g moves the map by g.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out, channels per orientation.
+        kernel_size: K of the K x K filter.
+        group: a CyclicGroup or DihedralGroup.
+        stride: positive step; warns once if it breaks exact equivariance for the size that comes.
+        padding: zeros on every side, or "same" for odd K and stride 1.
+        bias: whether to add a bias per channel, shared by all orientations.
+        backend: see :func:`gconv.lifting_conv2d`.
+
+    Raises:
+        TypeError, ValueError: an argument out of range, named in the message.
+    """
+
+    lifting = True
+
+
+class GroupConv2d(_Convolution):
+    """Group convolution: feature map to feature map on the group (:func:`gconv.group_conv2d`).
+
+    x: (N, C_in, |G|, H, W) -> (N, C_out, |G|, H', W'). Equivariant: moving x by g moves the output by g.
+    Arguments and errors are those of :class:`LiftingConv2d`.
+    """
+
+    lifting = False
+
+
+def _padding(name: str, kernel_size: int, stride: int, padding: int | str) -> int:
+    if padding == "same":
+        if kernel_size % 2 == 0 or stride != 1:
+            raise ValueError(
+                f"{name}: padding='same' needs an odd kernel_size and stride 1, got {kernel_size} and {stride}"
+            )
+        return kernel_size // 2
+    if not isinstance(padding, int) or isinstance(padding, bool):
+        raise TypeError(f"{name}: padding must be an int or 'same', got {padding!r}")
+    if padding < 0:
+        raise ValueError(f"{name}: padding must be at least 0, got {padding}")
+    return padding

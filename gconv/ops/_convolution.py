@@ -1,0 +1,137 @@
+"""Registers a convolution with its two gradients as torch ops closed under differentiation.
+
+The three maps are bilinear, and each one's derivatives are the other two, so gradients of every order exist:
+
+    out = conv(x, w)        dx = input_grad(dout, w)     dw = weight_grad(x, dout)
+    dx  = input_grad(g, w)  dg = conv(ddx, w)            dw = weight_grad(ddx, g)
+    dw  = weight_grad(x, g) dx = input_grad(g, ddw)      dg = conv(x, ddw)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gconv import backends
+from gconv.groups import group_from_name
+from gconv.layout import canonical, empty
+
+
+def register_convolution(name: str) -> None:
+    """Registers gconv::<name>, gconv::<name>_input_grad and gconv::<name>_weight_grad."""
+    library = f"gconv::{name}"
+    torch.library.define(
+        library, "(Tensor x, Tensor weight, Tensor? bias, str group, int stride, int padding, str backend) -> Tensor"
+    )
+    torch.library.define(
+        f"{library}_input_grad",
+        "(Tensor grad_out, Tensor weight, SymInt height, SymInt width, str group, int stride, int padding, "
+        "str backend) -> Tensor",
+    )
+    torch.library.define(
+        f"{library}_weight_grad",
+        "(Tensor x, Tensor grad_out, SymInt size, str group, int stride, int padding, str backend) -> Tensor",
+    )
+    ops = torch.ops.gconv
+    convolve = getattr(ops, name)
+    input_grad, weight_grad = getattr(ops, f"{name}_input_grad"), getattr(ops, f"{name}_weight_grad")
+
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
+    ) -> Tensor:
+        planar_group = group_from_name(group)
+        run = backends.resolve(backend, name, x, planar_group, stride)
+        return canonical(run.conv2d(x, weight, bias, planar_group, stride, padding))
+
+    def forward_input_grad(
+        grad_out: Tensor,
+        weight: Tensor,
+        height: int,
+        width: int,
+        group: str,
+        stride: int,
+        padding: int,
+        backend: str,
+    ) -> Tensor:
+        planar_group = group_from_name(group)
+        run = backends.resolve(backend, name, grad_out, planar_group, stride)
+        return canonical(run.conv2d_input_grad(grad_out, weight, planar_group, height, width, stride, padding))
+
+    def forward_weight_grad(
+        x: Tensor, grad_out: Tensor, size: int, group: str, stride: int, padding: int, backend: str
+    ) -> Tensor:
+        planar_group = group_from_name(group)
+        run = backends.resolve(backend, name, x, planar_group, stride)
+        return run.conv2d_weight_grad(x, grad_out, planar_group, size, stride, padding).contiguous()
+
+    def fake(
+        x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
+    ) -> Tensor:
+        size = weight.shape[-1]
+        height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
+        return empty(x, (x.shape[0], weight.shape[0], group_from_name(group).order, height, width))
+
+    def fake_input_grad(
+        grad_out: Tensor,
+        weight: Tensor,
+        height: int,
+        width: int,
+        group: str,
+        stride: int,
+        padding: int,
+        backend: str,
+    ) -> Tensor:
+        return empty(grad_out, (grad_out.shape[0], *weight.shape[1:-2], height, width))
+
+    def fake_weight_grad(
+        x: Tensor, grad_out: Tensor, size: int, group: str, stride: int, padding: int, backend: str
+    ) -> Tensor:
+        return x.new_empty((grad_out.shape[1], *x.shape[1:-2], size, size))
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, *options = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias, ctx.options = bias is not None, options
+
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_x = input_grad(grad_out, weight, *x.shape[-2:], *ctx.options) if needs_x else None
+        grad_weight = weight_grad(x, grad_out, weight.shape[-1], *ctx.options) if needs_weight else None
+        grad_bias = grad_out.sum((0, 2, 3, 4)) if ctx.has_bias and needs_bias else None
+        return grad_x, grad_weight, grad_bias, None, None, None, None
+
+    def save_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad_out, weight, _, _, *options = inputs
+        ctx.save_for_backward(grad_out, weight)
+        ctx.options = options
+
+    def backward_input_grad(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
+        grad_out, weight = ctx.saved_tensors
+        needs_grad_out, needs_weight = ctx.needs_input_grad[:2]
+        grad_grad_out = convolve(grad_x, weight, None, *ctx.options) if needs_grad_out else None
+        grad_weight = weight_grad(grad_x, grad_out, weight.shape[-1], *ctx.options) if needs_weight else None
+        return grad_grad_out, grad_weight, None, None, None, None, None, None
+
+    def save_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, grad_out, _, *options = inputs
+        ctx.save_for_backward(x, grad_out)
+        ctx.options = options
+
+    def backward_weight_grad(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, ...]:
+        x, grad_out = ctx.saved_tensors
+        needs_x, needs_grad_out = ctx.needs_input_grad[:2]
+        grad_x = input_grad(grad_out, grad_weight, *x.shape[-2:], *ctx.options) if needs_x else None
+        grad_grad_out = convolve(x, grad_weight, None, *ctx.options) if needs_grad_out else None
+        return grad_x, grad_grad_out, None, None, None, None, None
+
+    for suffix, kernel, shape, setup, formula in (
+        ("", forward, fake, save, backward),
+        ("_input_grad", forward_input_grad, fake_input_grad, save_input_grad, backward_input_grad),
+        ("_weight_grad", forward_weight_grad, fake_weight_grad, save_weight_grad, backward_weight_grad),
+    ):
+        torch.library.impl(library + suffix, "CompositeExplicitAutograd")(kernel)
+        torch.library.register_fake(library + suffix, shape)
+        torch.library.register_autograd(library + suffix, formula, setup_context=setup)
