@@ -103,7 +103,7 @@ def _insert_zeros(x: Tensor, stride: int) -> Tensor:
 def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:
     """The transpose of :func:`conv2d` in weight: (C_out, C_in[, |G|], K, K)."""
     x, grad_out = _channels_last(x), _channels_last(grad_out)
-    grad_weight = x.newlayout.empty(grad_out.shape[1], *x.shape[1:-2], size, size)
+    grad_weight = x.new_empty((grad_out.shape[1], *x.shape[1:-2], size, size))
     run = _native.group_conv2d_weight_grad if x.dim() == 5 else _native.lifting_conv2d_weight_grad
     run(
         _native_group(group), DTYPES[x.dtype], _view(x), _view(grad_out), _view(grad_weight),

@@ -8,6 +8,8 @@ Neither builds the bank.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,17 +41,17 @@ class _OperatorNorm(nn.Module):
                 self.register_buffer(f"v{i}", v)
             self._iterate(operators, _WARM_UP_ITERATIONS)
 
-    def _operators(self, weight: Tensor) -> list[_Matrix] | list[_LiftingBank]:
+    def _operators(self, weight: Tensor) -> list[_Operator]:
         if weight.dim() == 4:
             return [_LiftingBank(weight, self.group)]
         upright = filters.align(weight, self.group)
-        blocks = []
+        blocks: list[_Operator] = []
         for i in range(len(self.group.irreps)):
             block = torch.einsum("ocsxy,skl->okcxyl", upright, getattr(self, f"irrep{i}"))
             blocks.append(_Matrix(block.flatten(2).flatten(0, 1)))
         return blocks
 
-    def _iterate(self, operators: list[_Matrix] | list[_LiftingBank], iterations: int) -> None:
+    def _iterate(self, operators: list[_Operator], iterations: int) -> None:
         for i, operator in enumerate(operators):
             u, v = getattr(self, f"u{i}"), getattr(self, f"v{i}")
             for _ in range(iterations):
@@ -70,6 +72,16 @@ class _OperatorNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight / self.sigma(weight)
+
+
+class _Operator(Protocol):
+    """A linear map that the power iteration applies from both sides."""
+
+    columns: int
+
+    def apply(self, v: Tensor) -> Tensor: ...
+
+    def transpose(self, u: Tensor) -> Tensor: ...
 
 
 class _Matrix:
@@ -101,8 +113,9 @@ class _LiftingBank:
         return (self.matrix @ torch.stack(moved, dim=1)).flatten()
 
     def transpose(self, u: Tensor) -> Tensor:
-        windows = (self.matrix.t() @ u.view(-1, self.group.order)).view(*self.window, -1)
-        return sum(self.group.act_grid(windows[..., s], s) for s in self.group.elements).flatten()
+        windows = (u.view(-1, self.group.order).t() @ self.matrix).unflatten(1, self.window)
+        moved = [self.group.act_grid(windows[s], s) for s in self.group.elements]
+        return torch.stack(moved).sum(0).flatten()
 
 
 def spectral_norm(module: nn.Module, n_power_iterations: int = 1) -> nn.Module:
