@@ -1,3 +1,238 @@
+// Python bindings. A tensor is (address, shape, strides in elements); gconv/backends/cpu.py makes them from torch
+// tensors.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-PYBIND11_MODULE(_native, module) { module.doc() = "Native CPU kernels of gconv."; }
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "cpu/ops.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using gconv::Filter;
+using gconv::Group;
+using gconv::Image;
+using Tensor = std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>>;
+using Cosets = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+void require(bool condition, const std::string& what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+int64_t count(const std::vector<int64_t>& shape) {
+    int64_t product = 1;
+    for (const int64_t length : shape) {
+        require(length >= 0, "shapes must not be negative");
+        require(length == 0 || product <= (int64_t{1} << 60) / length, "the tensor is too large");
+        product *= length;
+    }
+    return product;
+}
+
+// (N, C, G, H, W), or (N, C, H, W) as one plane; channels must be adjacent.
+template <typename T>
+Image<T> image(const Tensor& tensor, const char* name, bool planes) {
+    const auto& [address, shape, strides] = tensor;
+    const size_t rank = planes ? 5 : 4;
+    require(shape.size() == rank && strides.size() == rank, std::string(name) + " must have " + std::to_string(rank) +
+                                                                " dimensions, got " + std::to_string(shape.size()));
+    const bool empty = count(shape) == 0;
+    require(address != 0 || empty, std::string(name) + " must have an address");
+    require(shape[1] <= 1 || strides[1] == 1 || empty,
+            std::string(name) + " must have adjacent channels, got channel stride " + std::to_string(strides[1]));
+    require(address % alignof(T) == 0, std::string(name) + " must be aligned to its elements");
+    const size_t h = rank - 2, w = rank - 1;
+    return {reinterpret_cast<T*>(address), shape[0],   shape[1],  planes ? shape[2] : 1, shape[h], shape[w], strides[0],
+            planes ? strides[2] : 0,       strides[h], strides[w]};
+}
+
+// (C_out, C_in, G, K, K), or (C_out, C_in, K, K) as one plane; contiguous.
+template <typename T>
+Filter<T> filter(const Tensor& tensor, const char* name, bool planes) {
+    const auto& [address, shape, strides] = tensor;
+    const size_t rank = planes ? 5 : 4;
+    require(shape.size() == rank && strides.size() == rank, std::string(name) + " must have " + std::to_string(rank) +
+                                                                " dimensions, got " + std::to_string(shape.size()));
+    require(shape[rank - 1] == shape[rank - 2], std::string(name) + " must be square");
+    require(address != 0 || count(shape) == 0, std::string(name) + " must have an address");
+    int64_t step = 1;
+    for (size_t axis = rank; axis-- > 0; step *= shape[axis])
+        require(shape[axis] <= 1 || strides[axis] == step || count(shape) == 0,
+                std::string(name) + " must be contiguous");
+    return {reinterpret_cast<T*>(address), shape[0], shape[1], planes ? shape[2] : 1, shape[rank - 1]};
+}
+
+template <typename T>
+const T* vector(const std::optional<Tensor>& tensor, const char* name, int64_t length) {
+    if (!tensor) return nullptr;
+    const auto& [address, shape, strides] = *tensor;
+    require(shape.size() == 1 && strides.size() == 1 && shape[0] == length && (length <= 1 || strides[0] == 1) &&
+                (address != 0 || length == 0),
+            std::string(name) + " must be a contiguous vector of " + std::to_string(length));
+    return reinterpret_cast<const T*>(address);
+}
+
+// Calls body(T{}) with the scalar type, without the interpreter lock.
+template <typename Body>
+void with_type(const std::string& dtype, const Body& body) {
+    require(dtype == "float32" || dtype == "float64", "dtype must be float32 or float64, got " + dtype);
+    py::gil_scoped_release release;
+    dtype == "float32" ? body(float{}) : body(double{});
+}
+
+gconv::PoolMode pool_mode(const std::string& mode) {
+    require(mode == "max" || mode == "mean", "mode must be max or mean, got " + mode);
+    return mode == "max" ? gconv::PoolMode::max : gconv::PoolMode::mean;
+}
+
+std::pair<std::vector<int32_t>, int> members(const Cosets& cosets) {
+    require(cosets.ndim() == 2, "cosets must have 2 dimensions");
+    return {std::vector<int32_t>(cosets.data(), cosets.data() + cosets.size()), static_cast<int>(cosets.shape(1))};
+}
+
+template <typename T>
+Image<T> index_image(const std::optional<Tensor>& index) {
+    return index ? image<T>(*index, "index", true) : Image<T>{};
+}
+
+template <typename T>
+std::vector<T> values(const py::array_t<T, py::array::c_style | py::array::forcecast>& array) {
+    return std::vector<T>(array.data(), array.data() + array.size());
+}
+
+std::unique_ptr<Group> make_group(const Cosets& product, const Cosets& action, const py::list& irreps) {
+    require(product.ndim() == 2 && action.ndim() == 3, "Group: product must be (G, G) and action (G, 2, 2)");
+    const int64_t order = product.shape(0);
+    require(order >= 1 && order <= 8, "Group: order must be in 1..8, got " + std::to_string(order));
+    std::vector<gconv::Irrep> list;
+    for (const py::handle& item : irreps) {
+        const auto [matrices, columns] =
+            item.cast<std::pair<py::array_t<int8_t, py::array::c_style | py::array::forcecast>, int>>();
+        require(matrices.ndim() == 3 && matrices.shape(0) == order && matrices.shape(1) == matrices.shape(2),
+                "Group: irreps must be (G, d, d) arrays");
+        list.push_back({static_cast<int>(matrices.shape(1)), columns, values(matrices)});
+    }
+    return std::make_unique<Group>(static_cast<int>(order), values(product), values(action), std::move(list));
+}
+
+void group_conv2d(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
+                  const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding, int threads) {
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto to = image<T>(out, "out", true);
+        gconv::group_conv2d<T>(group, image<const T>(x, "x", true), filter<const T>(weight, "weight", true),
+                               vector<T>(bias, "bias", to.channels), to, stride, padding, threads);
+    });
+}
+
+void group_conv2d_weight_grad(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& grad_out,
+                              const Tensor& grad_weight, int64_t stride, int64_t padding, int threads) {
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        gconv::group_conv2d_weight_grad<T>(group, image<const T>(x, "x", true),
+                                           image<const T>(grad_out, "grad_out", true),
+                                           filter<T>(grad_weight, "grad_weight", true), stride, padding, threads);
+    });
+}
+
+void lifting_conv2d(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
+                    const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding,
+                    int threads) {
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto to = image<T>(out, "out", true);
+        gconv::lifting_conv2d<T>(group, image<const T>(x, "x", false), filter<const T>(weight, "weight", false),
+                                 vector<T>(bias, "bias", to.channels), to, stride, padding, threads);
+    });
+}
+
+void lifting_conv2d_adjoint(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
+                            const Tensor& out, int64_t padding, int threads) {
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        gconv::lifting_conv2d_adjoint<T>(group, image<const T>(x, "x", true), filter<const T>(weight, "weight", false),
+                                         image<T>(out, "out", false), padding, threads);
+    });
+}
+
+void lifting_conv2d_weight_grad(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& grad_out,
+                                const Tensor& grad_weight, int64_t stride, int64_t padding, int threads) {
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        gconv::lifting_conv2d_weight_grad<T>(group, image<const T>(x, "x", false),
+                                             image<const T>(grad_out, "grad_out", true),
+                                             filter<T>(grad_weight, "grad_weight", false), stride, padding, threads);
+    });
+}
+
+void group_pool(const std::string& dtype, const Tensor& x, const Tensor& out, const std::optional<Tensor>& index,
+                const Cosets& cosets, const std::string& mode, int threads) {
+    const auto [elements, size] = members(cosets);
+    const auto& list = elements;
+    const int length = size;
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        gconv::group_pool<T>(image<const T>(x, "x", true), image<T>(out, "out", true), index_image<uint8_t>(index),
+                             list, length, pool_mode(mode), threads);
+    });
+}
+
+void group_pool_backward(const std::string& dtype, const Tensor& grad_out, const std::optional<Tensor>& index,
+                         const Tensor& grad_x, const Cosets& cosets, const std::string& mode, int threads) {
+    const auto [elements, size] = members(cosets);
+    const auto& list = elements;
+    const int length = size;
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        gconv::group_pool_backward<T>(image<const T>(grad_out, "grad_out", true), index_image<const uint8_t>(index),
+                                      image<T>(grad_x, "grad_x", true), list, length, pool_mode(mode), threads);
+    });
+}
+
+void group_pool_select(const std::string& dtype, const Tensor& x, const Tensor& index, const Tensor& out,
+                       const Cosets& cosets, int threads) {
+    const auto [elements, size] = members(cosets);
+    const auto& list = elements;
+    const int length = size;
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        gconv::group_pool_select<T>(image<const T>(x, "x", true), image<const uint8_t>(index, "index", true),
+                                    image<T>(out, "out", true), list, length, threads);
+    });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+    using namespace py::literals;
+    module.doc() =
+        "Native CPU kernels of gconv. Tensors are (address, shape, strides in elements), dtype is float32 or float64, "
+        "sizes are checked again here (ValueError) and nothing else is.";
+    py::class_<Group>(module, "Group",
+                      "A lattice group: product (G, G), action (G, 2, 2), irreps [((G, d, d), columns)].")
+        .def(py::init(&make_group), "product"_a, "action"_a, "irreps"_a)
+        .def_readonly("order", &Group::order);
+    module.def("group_conv2d", &group_conv2d, "group"_a, "dtype"_a, "x"_a, "weight"_a, "bias"_a, "out"_a, "stride"_a,
+               "padding"_a, "threads"_a);
+    module.def("group_conv2d_weight_grad", &group_conv2d_weight_grad, "group"_a, "dtype"_a, "x"_a, "grad_out"_a,
+               "grad_weight"_a, "stride"_a, "padding"_a, "threads"_a);
+    module.def("lifting_conv2d", &lifting_conv2d, "group"_a, "dtype"_a, "x"_a, "weight"_a, "bias"_a, "out"_a,
+               "stride"_a, "padding"_a, "threads"_a);
+    module.def("lifting_conv2d_adjoint", &lifting_conv2d_adjoint, "group"_a, "dtype"_a, "x"_a, "weight"_a, "out"_a,
+               "padding"_a, "threads"_a);
+    module.def("lifting_conv2d_weight_grad", &lifting_conv2d_weight_grad, "group"_a, "dtype"_a, "x"_a, "grad_out"_a,
+               "grad_weight"_a, "stride"_a, "padding"_a, "threads"_a);
+    module.def("group_pool", &group_pool, "dtype"_a, "x"_a, "out"_a, "index"_a, "cosets"_a, "mode"_a, "threads"_a);
+    module.def("group_pool_backward", &group_pool_backward, "dtype"_a, "grad_out"_a, "index"_a, "grad_x"_a, "cosets"_a,
+               "mode"_a, "threads"_a);
+    module.def("group_pool_select", &group_pool_select, "dtype"_a, "x"_a, "index"_a, "out"_a, "cosets"_a, "threads"_a);
+    module.def("instruction_sets", &gconv::instruction_sets, "Built in and supported by this machine, the best last.");
+    module.def("instruction_set", &gconv::instruction_set, "The one in use.");
+    module.def("use_instruction_set", &gconv::use_instruction_set, "name"_a, "For tests; not while ops run.");
+}

@@ -1,1 +1,28 @@
-// stub
+// Group convolution: planes are gathered at rotated taps, transformed over the group, and multiplied irrep by irrep.
+// The work, tiling and determinism are the engine's: see engine_kernel.cpp.
+#include "engine.h"
+
+namespace gconv {
+
+template <typename T>
+void group_conv2d(const Group& group, const Image<const T>& x, const Filter<const T>& weight, const T* bias,
+                  const Image<T>& out, int64_t stride, int64_t padding, int threads) {
+    convolve(*group.group_plan, "group_conv2d", x, weight, bias, out, stride, padding, threads);
+}
+
+template <typename T>
+void group_conv2d_weight_grad(const Group& group, const Image<const T>& x, const Image<const T>& grad_out,
+                              const Filter<T>& grad_weight, int64_t stride, int64_t padding, int threads) {
+    convolve_weight_grad(*group.group_plan, "group_conv2d_weight_grad", x, grad_out, grad_weight, stride, padding,
+                         threads);
+}
+
+#define GCONV_INSTANTIATE(T)                                                                                           \
+    template void group_conv2d(const Group&, const Image<const T>&, const Filter<const T>&, const T*, const Image<T>&, \
+                               int64_t, int64_t, int);                                                                 \
+    template void group_conv2d_weight_grad(const Group&, const Image<const T>&, const Image<const T>&,                 \
+                                           const Filter<T>&, int64_t, int64_t, int);
+GCONV_INSTANTIATE(float)
+GCONV_INSTANTIATE(double)
+
+}  // namespace gconv

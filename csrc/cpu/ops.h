@@ -1,0 +1,98 @@
+// The native ops on raw pointers: plain structs in, std::invalid_argument out. No Python, no torch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace gconv {
+
+// A feature map (N, C, G, H, W), any strides but one: channels are adjacent. An image has one plane (G = 1).
+template <typename T>
+struct Image {
+    T* data;
+    int64_t batch, channels, planes, height, width;
+    int64_t stride_batch, stride_plane, stride_row, stride_column;  // in elements
+};
+
+// (C_out, C_in, G, K, K), contiguous; the filter of a lifting convolution has G = 1.
+template <typename T>
+struct Filter {
+    T* data;
+    int64_t out_channels, in_channels, planes, size;
+};
+
+struct Irrep {
+    int dim;
+    int columns;                   // independent columns of a Fourier coefficient: dim, or dim / 2 if complex
+    std::vector<int8_t> matrices;  // [element][dim][dim], orthogonal, entries 0, +-1
+};
+
+struct Plan;
+
+// A group of planar lattice symmetries, checked on construction: |G| <= 8, a group table, sum of dim * columns = |G|.
+class Group {
+  public:
+    Group(int order, std::vector<int32_t> product, std::vector<int32_t> action, std::vector<Irrep> irreps);
+    ~Group();
+    Group(const Group&) = delete;
+    Group& operator=(const Group&) = delete;
+
+    int order;
+    std::vector<int32_t> product;  // [a][b] = a * b
+    std::vector<int32_t> action;   // [element][2][2] on (row, column) offsets
+    std::vector<Irrep> irreps;
+
+    std::unique_ptr<const Plan> group_plan, lifting_plan, lifting_adjoint_plan;
+};
+
+// out(x, g) = sum_s sum_d f(stride x - padding + idx(g s d), g s) W(s d, s) + bias.
+// x (N, C_in, |G|, H, W), weight (C_out, C_in, |G|, K, K), bias null or (C_out), out (N, C_out, |G|, H', W').
+template <typename T>
+void group_conv2d(const Group& group, const Image<const T>& x, const Filter<const T>& weight, const T* bias,
+                  const Image<T>& out, int64_t stride, int64_t padding, int threads);
+
+// The gradient of <grad_out, group_conv2d(x, weight)> with respect to weight, written over grad_weight.
+template <typename T>
+void group_conv2d_weight_grad(const Group& group, const Image<const T>& x, const Image<const T>& grad_out,
+                              const Filter<T>& grad_weight, int64_t stride, int64_t padding, int threads);
+
+// out(x, s) = sum_d f(stride x - padding + idx(s d)) W(d) + bias. x (N, C_in, 1, H, W), weight (C_out, C_in, 1, K, K).
+template <typename T>
+void lifting_conv2d(const Group& group, const Image<const T>& x, const Filter<const T>& weight, const T* bias,
+                    const Image<T>& out, int64_t stride, int64_t padding, int threads);
+
+template <typename T>
+void lifting_conv2d_weight_grad(const Group& group, const Image<const T>& x, const Image<const T>& grad_out,
+                                const Filter<T>& grad_weight, int64_t stride, int64_t padding, int threads);
+
+// out(y) = sum_d sum_s f(y - padding + idx(s d), s) V(d): the sum over the group comes before the product.
+// x (N, C_in, |G|, H, W), weight (C_out, C_in, 1, K, K), out (N, C_out, 1, H', W').
+template <typename T>
+void lifting_conv2d_adjoint(const Group& group, const Image<const T>& x, const Filter<const T>& weight,
+                            const Image<T>& out, int64_t padding, int threads);
+
+enum class PoolMode { max, mean };
+
+// out(x, i) = max or mean of f(x, g) over the coset i. cosets [coset][member], elements of the group axis of x.
+// index (max; data may be null): shaped like out, the position in the coset, the first one on ties. NaN wins.
+template <typename T>
+void group_pool(const Image<const T>& x, const Image<T>& out, const Image<uint8_t>& index,
+                const std::vector<int32_t>& cosets, int size, PoolMode mode, int threads);
+
+// max: grad_out goes to the plane of index, zero to the coset's others; mean: grad_out / size to each.
+template <typename T>
+void group_pool_backward(const Image<const T>& grad_out, const Image<const uint8_t>& index, const Image<T>& grad_x,
+                         const std::vector<int32_t>& cosets, int size, PoolMode mode, int threads);
+
+// out(x, i) = f(x, cosets[i][index(x, i)]).
+template <typename T>
+void group_pool_select(const Image<const T>& x, const Image<const uint8_t>& index, const Image<T>& out,
+                       const std::vector<int32_t>& cosets, int size, int threads);
+
+std::vector<std::string> instruction_sets();        // built in and supported by this machine, the best last
+std::string instruction_set();                      // the one in use
+void use_instruction_set(const std::string& name);  // for tests; not while ops run
+
+}  // namespace gconv
