@@ -13,7 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["CheckpointError", "load_optimizer", "optimizer_tensors", "prefixed", "read", "select", "write", "write_atomic"]
+__all__ = [
+    "CheckpointError",
+    "load_optimizer",
+    "optimizer_tensors",
+    "prefixed",
+    "read",
+    "select",
+    "write",
+    "write_atomic",
+]
 
 Tensors = dict[str, Tensor]
 
@@ -46,7 +55,8 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()  # safe_open cannot be iterated
+            tensors = {name: file.get_tensor(name) for name in names}
             metadata = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
@@ -62,7 +72,9 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
 
 def select(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
     """The tensors whose names begin with "prefix.", without it: the inverse of `prefixed`."""
-    return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

@@ -9,9 +9,8 @@ from torch.nn.functional import leaky_relu
 
 import gconv.nn as gnn
 from gconv import PlanarGroup
-
-from .generators import stage_resolutions
-from .widths import matched_widths, scaled
+from sgan.generators import stage_resolutions
+from sgan.widths import matched_widths, scaled
 
 __all__ = ["Discriminator"]
 
@@ -24,10 +23,10 @@ EMBEDDING_RANGE = 0.05  # uniform in +-0.05, Keras' default for embeddings, whic
 class Discriminator(nn.Module):
     """D(x, y) = <w, h(x)> + b + <h(x), embed(y)>, h invariant: D(T_g x, y) = D(x, y) for every element, exactly.
 
-    [spectrally normalised 3 x 3 convolution with padding "same", LeakyReLU 0.2, exact downsampling by 2] per stage, max
-    over the group, mean over the plane -> h. One block more than the generator has upsamplings, as published: 28 -> 14 ->
-    7 -> 4, where 7 -> 4 is a 3 x 3 average of stride 2 (a 2 x 2 average drops a row and a column, and with them
-    invariance).
+    [spectrally normalised 3 x 3 convolution with padding "same", LeakyReLU 0.2, exact downsampling by 2] per stage,
+    max over the group, mean over the plane -> h. One block more than the generator has upsamplings, as published:
+    28 -> 14 -> 7 -> 4, where 7 -> 4 is a 3 x 3 average of stride 2 (a 2 x 2 average drops a row and a column, and with
+    them invariance).
 
     Args:
         group: a lattice group; CyclicGroup(1) is the planar baseline.
@@ -51,9 +50,11 @@ class Discriminator(nn.Module):
         super().__init__()
         self.group = group
         self.widths = self._matched_widths(resolution, channels, num_classes, width)
-        options = {"group": group, "padding": "same", "backend": backend}
-        lift = gnn.LiftingConv2d(channels, self.widths[0], FILTER_SIZE, **options)
-        convolutions = [gnn.GroupConv2d(c_in, c_out, FILTER_SIZE, **options) for c_in, c_out in pairwise(self.widths)]
+        lift = gnn.LiftingConv2d(channels, self.widths[0], FILTER_SIZE, group=group, padding="same", backend=backend)
+        convolutions = [
+            gnn.GroupConv2d(c_in, c_out, FILTER_SIZE, group=group, padding="same", backend=backend)
+            for c_in, c_out in pairwise(self.widths)
+        ]
         self.convolutions = nn.ModuleList(gnn.spectral_norm(layer) for layer in [lift, *convolutions])
         self.downsample = gnn.GroupDownsample2d(mode="average")
         self.pool = gnn.GroupPool(group=group, mode="max")

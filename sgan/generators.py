@@ -8,9 +8,8 @@ from torch.nn.functional import one_hot, relu
 
 import gconv.nn as gnn
 from gconv import PlanarGroup
-
-from .latents import Latents, act_per_sample
-from .widths import matched_widths, scaled
+from sgan.latents import Latents, act_per_sample
+from sgan.widths import matched_widths, scaled
 
 __all__ = ["Generator", "stage_resolutions"]
 
@@ -39,9 +38,9 @@ def stage_resolutions(resolution: int) -> tuple[int, ...]:
 class Generator(nn.Module):
     """G(z, y) = synthesis(T_g latent_map(z, y)), g uniform: a class-conditional generator with a G-invariant law.
 
-    one-hot y -> Linear, ++ z -> spectrally normalised Linear -> planar latent map -> T_g -> lifting convolution, ReLU ->
-    [nearest upsampling, group convolution, conditional batch norm, ReLU] per stage -> group convolution to the image's
-    channels -> max over the group -> tanh.
+    one-hot y -> Linear, ++ z -> spectrally normalised Linear -> planar latent map -> T_g -> lifting convolution, ReLU
+    -> [nearest upsampling, group convolution, conditional batch norm, ReLU] per stage -> group convolution to the
+    image's channels -> max over the group -> tanh.
 
     `synthesis` is equivariant, synthesis(T_g m) = T_g synthesis(m), in training and in evaluation. That alone does not
     make the law invariant: the law of the projected map is not. Applying a uniformly random element to the map does
@@ -165,7 +164,7 @@ class SynthesisBlock(nn.Module):
         backend: str | None,
     ) -> None:
         super().__init__()
-        self.upsample = gnn.GroupUpsample2d(scale_factor=2, mode="nearest")
+        self.upsample = gnn.GroupUpsample2d(mode="nearest")
         self.conv = gnn.GroupConv2d(
             in_channels, out_channels, FILTER_SIZE, group=group, padding="same", bias=False, backend=backend
         )

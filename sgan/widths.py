@@ -17,9 +17,9 @@ def matched_widths(
 ) -> tuple[int, ...]:
     """Scale planar widths so that the network on a group of this order has the planar network's parameter count.
 
-    A group convolution holds |G| C_in C_out K^2 numbers, hence the rule of SP-GAN (arXiv 2202.01129) to divide widths by
-    sqrt(|G|). Heads and lifting layers hold no factor |G|, which leaves that rule up to 12 % short; here the one factor is
-    searched instead, so that no row of a comparison has more parameters than another.
+    A group convolution holds |G| C_in C_out K^2 numbers, hence the rule of SP-GAN (arXiv 2202.01129) to divide widths
+    by sqrt(|G|). Heads and lifting layers hold no factor |G|, which leaves that rule up to 12 % short; here the one
+    factor is searched instead, so that no row of a comparison has more parameters than another.
 
     Args:
         planar_widths: widths for order 1.
