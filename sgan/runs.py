@@ -1,0 +1,174 @@
+"""A run folder in StyleGAN3's conventions.
+
+training_options.json               what was asked for; a resumed run must ask for the same
+log.txt                             what was printed, one line per tick
+stats.jsonl                         losses and speed, one line per tick
+metric-<name>.jsonl                 {"results": {"<name>": value}, "metric": "<name>", "kimg": ..., ...}, one per tick
+floor.json                          the same metrics for real against held-out real images
+reals.png, fakesNNNNNN.png          one class per row; N counts thousands of images
+network-snapshot-NNNNNN.safetensors averaged generator and discriminator
+training-state.safetensors          everything training continues from; always the newest
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sgan import checkpoints
+from sgan.checkpoints import CheckpointError
+from sgan.config import Options, changed_options
+
+__all__ = ["ChangedOptions", "RunFolder"]
+
+
+class ChangedOptions(ValueError):
+    """The folder holds a run with other options."""
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    Args:
+        path: the run folder; made by `open`, not by the constructor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.options_path = path / "training_options.json"
+        self.state_path = path / "training-state.safetensors"
+        self.floor_path = path / "floor.json"
+        self.log_path = path / "log.txt"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.options_path.exists()
+
+    def check(self, options: Options) -> None:
+        """Raise unless a run with these options may be started or continued here.
+
+        Raises:
+            ChangedOptions: the folder holds a run whose options differ in more than a smaller kimg.
+            CheckpointError: the folder's training_options.json cannot be read.
+        """
+        if not self.exists:
+            return
+        changes = changed_options(self._recorded("options"), options)
+        if changes:
+            raise ChangedOptions(
+                f"{'; '.join(changes)}: {self.path} holds a run with other options. Give the same options to resume it "
+                "(only --kimg may grow), or another --outdir to start a new run."
+            )
+
+    def check_data(self, built: Mapping[str, Any]) -> None:
+        """Raise unless the training images are those of the run in this folder.
+
+        Raises:
+            ChangedOptions: their checksum is another one.
+            CheckpointError: the folder's training_options.json cannot be read.
+        """
+        if self.exists and self._recorded("dataset").get("train_sha256") != built["train_sha256"]:
+            raise ChangedOptions(
+                f"the training images have changed since the run in {self.path} started. Restore them, or give another "
+                "--outdir to start a new run."
+            )
+
+    def elapsed_s(self) -> float:
+        """Seconds that the run had taken at its last tick, 0 for a new run."""
+        path = self.path / "stats.jsonl"
+        lines = read_json_lines(path) if path.exists() else []
+        return float(lines[-1]["elapsed_s"]) if lines else 0.0
+
+    def open(self, options: Options, facts: Mapping[str, Any]) -> None:
+        """Make the folder and record the options, and facts about the data and the networks beside them."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_json(self.options_path, {"options": asdict(options), **facts})
+
+    def write_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the state that training continues from."""
+        checkpoints.write(self.state_path, tensors, {})
+
+    def read_state(self) -> dict[str, Tensor] | None:
+        """The state to continue from, None if the run had not written one yet.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        if not self.state_path.exists():
+            return None
+        try:
+            return checkpoints.read(self.state_path)[0]
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; the run in {self.path} cannot be resumed. Its snapshots and metrics are untouched: choose "
+                "another --outdir, or remove the folder to start again."
+            ) from error
+
+    def write_snapshot(self, kimg: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
+        """Write network-snapshot-NNNNNN.safetensors; its metadata is enough to rebuild the networks."""
+        path = self.path / f"network-snapshot-{kimg:06d}.safetensors"
+        checkpoints.write(path, tensors, metadata)
+        return path
+
+    def grid_path(self, kimg: int) -> Path:
+        """Where the grid of samples at this point goes."""
+        return self.path / f"fakes{kimg:06d}.png"
+
+    def append_stats(self, line: Mapping[str, Any]) -> None:
+        """Add a line to stats.jsonl."""
+        _append_json(self.path / "stats.jsonl", line)
+
+    def append_metrics(self, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+        """Add a line to metric-<name>.jsonl for every result."""
+        for name, value in results.items():
+            _append_json(self.path / f"metric-{name}.jsonl", {"results": {name: value}, "metric": name, **facts})
+
+    def write_floor(self, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+        """Record the metrics of real against held-out real images."""
+        self._write_json(self.floor_path, {"results": dict(results), **facts})
+
+    def append_log(self, line: str) -> None:
+        """Add a line to log.txt."""
+        with open(self.log_path, "a") as file:
+            file.write(line + "\n")
+
+    def forget_after(self, images_seen: int) -> None:
+        """Drop lines of stats and metrics beyond this point, left by a run that died before it saved its state."""
+        for path in [self.path / "stats.jsonl", *self.path.glob("metric-*.jsonl")]:
+            if path.exists():
+                kept = [line for line in read_json_lines(path) if line["images"] <= images_seen]
+                checkpoints.write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def _recorded(self, section: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.options_path.read_text())[section])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.options_path} is damaged ({error!r})") from error
+
+    def _write_json(self, path: Path, value: Any) -> None:
+        checkpoints.write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file; an incomplete last line, left by a killed process, is dropped.
+
+    Raises:
+        CheckpointError: any other line is no JSON object.
+    """
+    text = path.read_text()
+    lines = text.split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error
+
+
+def _append_json(path: Path, line: Mapping[str, Any]) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,249 @@
+"""Run folders: what a run writes, and that it resumes, extends and refuses as it should. Networks are tiny."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from sgan import checkpoints
+from sgan.checkpoints import CheckpointError
+from sgan.config import Options
+from sgan.runs import ChangedOptions, RunFolder, read_json_lines
+from sgan.train import Interrupted, main, train
+from sgan.trainer import Trainer
+
+TINY = Options(
+    preset="digits-c4",
+    data="digits-quarter",
+    subset=0.1,
+    kimg=2,
+    tick=1,
+    batch=100,
+    d_steps=1,
+    generator_width=1 / 64,
+    discriminator_width=1 / 64,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 2 kimg, not to be written to."""
+    return train(TINY, tmp_path_factory.mktemp("run") / "finished").path
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.read(run / "training-state.safetensors")[0]
+
+
+def assert_same_run(actual: Path, expected: Path) -> None:
+    """Equal states bit for bit, equal snapshots, grids and metrics."""
+    mine, theirs = tensors_of(actual), tensors_of(expected)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    for name in ("network-snapshot-000002.safetensors", "fakes000002.png"):
+        assert (actual / name).read_bytes() == (expected / name).read_bytes()
+    assert read_json_lines(actual / "metric-fid_digits.jsonl") == read_json_lines(expected / "metric-fid_digits.jsonl")
+
+
+def copied(run: Path, to: Path) -> Path:
+    """A copy that a test may change."""
+    to.mkdir()
+    for file in run.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def test_a_run_writes_every_file(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    metrics = {f"metric-{kind}_digits.jsonl" for kind in ("fid", "precision", "recall", "density", "coverage")}
+    grids = {"reals.png", *(f"fakes{kimg:06d}.png" for kimg in range(3))}
+    snapshots = {f"network-snapshot-{kimg:06d}.safetensors" for kimg in range(3)}
+    others = {"training_options.json", "log.txt", "stats.jsonl", "floor.json", "training-state.safetensors"}
+    assert names == metrics | grids | snapshots | others
+
+
+def test_json_files_hold_what_they_promise(finished: Path) -> None:
+    recorded = json.loads((finished / "training_options.json").read_text())
+    assert recorded["options"]["preset"] == "digits-c4"
+    assert recorded["options"]["generator_width"] == TINY.generator_width
+    assert recorded["dataset"]["n_train"] == 144
+    assert recorded["generator"]["parameters"] > 0
+    metric = read_json_lines(finished / "metric-fid_digits.jsonl")
+    assert [line["kimg"] for line in metric] == [0, 1, 2]
+    for line in metric:
+        assert line["metric"] == "fid_digits"
+        assert line["results"]["fid_digits"] > 0
+        assert {"features", "features_sha256", "n_real", "n_fake", "resize_rule", "snapshot"} <= line.keys()
+        assert (finished / line["snapshot"]).exists()
+    stats = read_json_lines(finished / "stats.jsonl")
+    assert [line["images"] for line in stats] == [0, 1000, 2000]
+    assert {"loss_generator", "loss_discriminator", "r1", "images_per_s", "elapsed_s"} <= stats[1].keys()
+    floor = json.loads((finished / "floor.json").read_text())
+    assert 0 < floor["results"]["fid_digits"] < metric[0]["results"]["fid_digits"]
+
+
+def test_grids_have_one_class_per_row(finished: Path) -> None:
+    for name in ("reals.png", "fakes000000.png", "fakes000002.png"):
+        with Image.open(finished / name) as image:
+            assert image.size == (10 * 56, 10 * 56)
+    assert (finished / "fakes000000.png").read_bytes() != (finished / "fakes000002.png").read_bytes()
+
+
+def test_the_log_is_plain_text_with_a_line_per_tick(finished: Path) -> None:
+    log = (finished / "log.txt").read_text()
+    assert "\x1b" not in log
+    assert [line.split()[1] for line in log.splitlines() if line.startswith("kimg ")] == ["0/2", "1/2", "2/2"]
+
+
+def test_a_shorter_run_extended_is_the_longer_run_bit_for_bit(finished: Path, tmp_path: Path) -> None:
+    train(replace(TINY, kimg=1), tmp_path / "run")
+    train(TINY, tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished)
+    assert json.loads((tmp_path / "run" / "training_options.json").read_text())["options"]["kimg"] == 2
+
+
+def test_a_stopped_run_resumes_bit_for_bit(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGINT in the middle of a tick: the step is finished, the state saved, and nothing is trained twice."""
+    original = Trainer.step
+
+    def stopping(self: Trainer) -> dict[str, torch.Tensor]:
+        if self.images_seen == 1300:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+    with pytest.raises(Interrupted, match=r"stopped at 1\.4 kimg"):
+        train(TINY, tmp_path / "run")
+    monkeypatch.undo()
+    assert int(tensors_of(tmp_path / "run")["images_seen"]) == 1400
+    train(TINY, tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_a_killed_run_repeats_its_last_tick(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the metrics of kimg 2 were written, before the state: their lines are written once all the same."""
+    original = RunFolder.write_state
+
+    def failing(self: RunFolder, tensors: dict[str, torch.Tensor]) -> None:
+        if int(tensors["images_seen"]) == 2000:
+            raise OSError("disk full")
+        original(self, tensors)
+
+    monkeypatch.setattr(RunFolder, "write_state", failing)
+    with pytest.raises(OSError, match="disk full"):
+        train(TINY, tmp_path / "run")
+    monkeypatch.undo()
+    with open(tmp_path / "run" / "stats.jsonl", "a") as file:
+        file.write('{"kimg": 2, "ima')
+    train(TINY, tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished)
+    assert [line["kimg"] for line in read_json_lines(tmp_path / "run" / "stats.jsonl")] == [0, 1, 2]
+
+
+def test_a_finished_run_is_left_alone(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    train(TINY, finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "--seed was 0, now 1"),
+        ({"data": "digits"}, "--data was digits-quarter, now digits"),
+        ({"subset": None}, "--subset was 0.1, now not set"),
+        ({"kimg": 1}, "--kimg was 2, now 1"),
+        (
+            {"preset": "digits-cnn", "generator_group": "C1"},
+            "--preset was digits-c4, now digits-cnn; --generator-group",
+        ),
+    ],
+)
+def test_other_options_are_refused_by_name(finished: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ChangedOptions, match=message):
+        train(replace(TINY, **changes), finished)  # type: ignore[arg-type]  # any option
+
+
+def test_other_data_is_refused(finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    recorded = json.loads((run / "training_options.json").read_text())
+    recorded["dataset"]["train_sha256"] = "0" * 16
+    (run / "training_options.json").write_text(json.dumps(recorded))
+    with pytest.raises(ChangedOptions, match="training images have changed"):
+        train(replace(TINY, kimg=3), run)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_damaged_state_is_named(finished: Path, tmp_path: Path, kept: int) -> None:
+    run = copied(finished, tmp_path / "run")
+    state = run / "training-state.safetensors"
+    state.write_bytes(state.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"training-state\.safetensors is damaged or incomplete"):
+        train(TINY, run)
+
+
+def test_a_state_of_other_networks_is_named(finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    state = tensors_of(run)
+    del state["generator.lift.bias"]
+    checkpoints.write(run / "training-state.safetensors", state, {})
+    with pytest.raises(CheckpointError, match=r"does not fit this version's networks.*lift\.bias"):
+        train(replace(TINY, kimg=3), run)
+
+
+def test_divergence_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = {name: torch.tensor(float("nan")) for name in ("loss_generator", "loss_discriminator", "r1")}
+
+    def diverging(self: Trainer) -> dict[str, torch.Tensor]:
+        self.images_seen += 1000
+        return nan
+
+    monkeypatch.setattr(Trainer, "step", diverging)
+    with pytest.raises(FloatingPointError, match="diverged before 1 kimg"):
+        train(TINY, tmp_path / "run")
+    assert int(tensors_of(tmp_path / "run")["images_seen"]) == 0
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sgan.train.estimate", lambda trainer: "estimated cost: stub")
+    result = CliRunner().invoke(main, ["--dry-run", "--kimg", "7"])
+    assert result.exit_code == 0, result.output
+    assert "estimated cost" in result.output
+    assert "parameters" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_names_every_preset() -> None:
+    result = CliRunner().invoke(main, ["--list"])
+    assert result.exit_code == 0
+    assert all(name in result.output for name in ("digits-c4", "digits-d4", "digits-cnn", "digits-c4-flawed"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "digits-c3"], "is not one of"),
+        (["--kimg", "0"], "--kimg"),
+        (["--data", "no/such/folder"], "no such file or folder"),
+        (["--subset", "2"], "subset must be a fraction"),
+        (["--device", "nowhere"], "--device"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_no_folder(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
