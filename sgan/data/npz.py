@@ -22,8 +22,8 @@ def read_npz(path: Path) -> RawImages:
         ValueError: the file is no .npz file, or an array is missing or has another shape or dtype.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("x", "y", "src") if key in file}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
+            arrays = {key: members[key] for key in ("x", "y", "src") if key in members}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"load_dataset: {path} must be a .npz file of plain arrays, got: {error}") from error
     if "x" not in arrays:

@@ -23,7 +23,7 @@ NETWORKS = ("digits",)
 class FeatureNetwork(nn.Module):
     """Convolutional classifier of 28 x 28 grey digits.
 
-    `features` ends in 64 rectified values. `classify` sees nothing else, and neither does `pose`, which is used in training
+    `features` ends in 64 values. `classify` sees nothing else, and neither does `pose`, which is used in training
     only: it predicts cosine and sine of the rotation and the mirror image, so that the features keep the orientation that
     a classifier of rotated digits would otherwise be free to forget.
     """
@@ -38,8 +38,9 @@ class FeatureNetwork(nn.Module):
             nn.MaxPool2d(2),
             *_block(32, 48),
             nn.Flatten(),
-            nn.Linear(48 * 7 * 7, 64),
-            nn.ReLU(),
+            nn.Linear(48 * 7 * 7, 64, bias=False),
+            nn.BatchNorm1d(64),  # with SiLU: no feature can die, as most of 64 rectified ones did
+            nn.SiLU(),
         )
         self.classify = nn.Linear(64, 10)
         self.pose = nn.Linear(64, 3)

@@ -23,7 +23,7 @@ from sgan.data.split import split_indices
 from sgan.metrics.features import FeatureNetwork
 
 SEED = 0
-STEPS = 4000
+STEPS = 2000
 BATCH = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
