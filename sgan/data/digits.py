@@ -13,12 +13,19 @@ from torch import Tensor
 from sgan.data.dataset import ImageSet, RawImages
 
 RESOLUTION = 28
-BORDER = 1  # source pixels of background on every side: a digit fills its 8 x 8 box and would lose its ends when rotated
+BORDER = (
+    1  # source pixels of background on every side: a digit fills its 8 x 8 box and would lose its ends when rotated
+)
 MAX_INTENSITY = 16
 
 
 class Orientation(NamedTuple):
-    """How a digits set is turned: `angle` in upright, quarter, uniform; `mirrored`: flipped with probability 1/2 first."""
+    """How a digits set is turned.
+
+    Attributes:
+        angle: upright, quarter or uniform: a key of `ANGLE_LAWS`.
+        mirrored: flipped upside down with probability 1/2, before the rotation.
+    """
 
     angle: str
     mirrored: bool
@@ -51,8 +58,8 @@ def load_sources() -> tuple[Tensor, Tensor]:
 def draw(sources: Tensor, angle_rad: Tensor, flip: Tensor) -> Tensor:
     """Draw small images at 28 x 28, flipped upside down where `flip` says so, then rotated.
 
-    The bicubic interpolant of the source, with a border of one background pixel, is evaluated on the rotated pixel grid:
-    upsampling and rotation are one resampling. Overshoot is clipped. A quarter turn is `rot90`, up to rounding.
+    The bicubic interpolant of the source, with a border of one background pixel, is evaluated on the rotated pixel
+    grid: upsampling and rotation are one resampling. Overshoot is clipped. A quarter turn is `rot90`, up to rounding.
 
     Args:
         sources: (N, 1, S, S) pixels in [0, 1], background 0.
@@ -74,12 +81,11 @@ def draw(sources: Tensor, angle_rad: Tensor, flip: Tensor) -> Tensor:
 
 def orient(orientation: Orientation, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Draw `count` independent (angle_rad float64, flip bool) pairs from the law of `orientation`."""
+    angle = np.zeros(count)
     if orientation.angle == "uniform":
-        angle = rng.uniform(0, 2 * math.pi, count)
+        angle = angle + rng.uniform(0, 2 * math.pi, count)
     elif orientation.angle == "quarter":
-        angle = rng.integers(4, size=count) * (math.pi / 2)
-    else:
-        angle = np.zeros(count)
+        angle = angle + rng.integers(4, size=count) * (math.pi / 2)
     flip = rng.random(count) < 0.5 if orientation.mirrored else np.zeros(count, dtype=bool)
     return torch.from_numpy(angle), torch.from_numpy(flip)
 

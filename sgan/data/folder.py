@@ -16,13 +16,14 @@ COLOUR_MODES = {"P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 
 
 def read_image_folder(folder: Path) -> RawImages:
-    """Read `folder`/<class>/*.png, .jpg, ...; or `folder`/train/<class>/* with `folder`/test/<class>/* as held-out part.
+    """Read `folder`/<class>/*.png (.jpg, ...), or `folder`/train/<class>/* and, held out, `folder`/test/<class>/*.
 
-    Classes are the sub-folders that hold images, in alphabetical order. A set is grey (C = 1) if all its images are, else
-    RGB (C = 3); transparency is dropped.
+    Classes are the sub-folders that hold images, in alphabetical order. A set is grey (C = 1) if all its images are,
+    else RGB (C = 3); transparency is dropped.
 
     Raises:
-        ValueError: no images; images of more than one size; 16-bit or float images; a class only in test; an unreadable file.
+        ValueError: no images, images of more than one size, 16-bit or float images, a class that is only in test, or an
+            unreadable file.
     """
     has_parts = (folder / "train").is_dir() and (folder / "test").is_dir()
     train = _list_classes(folder / "train" if has_parts else folder)
@@ -31,7 +32,9 @@ def read_image_folder(folder: Path) -> RawImages:
     if not names:
         raise ValueError(f"load_dataset: {folder} must hold one sub-folder of images per class, got none")
     if not set(test) <= set(names):
-        raise ValueError(f"load_dataset: {folder}/test must have the classes of train, got also {sorted(set(test) - set(names))}")
+        raise ValueError(
+            f"load_dataset: {folder}/test must have the classes of train, got also {sorted(set(test) - set(names))}"
+        )
     files = [(path, names.index(name)) for part in (train, test) for name in names for path in part.get(name, [])]
     images = _stack([_read_image(path) for path, _ in files], folder)
     all_images = ImageSet(images, torch.tensor([label for _, label in files]))

@@ -18,12 +18,12 @@ from sgan.data.split import ORIENTATION_STREAM, SUBSET_STREAM, split_indices, st
 def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset: float | None = None) -> Dataset:
     """Load a labelled image data set into memory.
 
-    Where the files have no held-out part of their own, a fifth of the images is held out, class by class. The choice does
-    not depend on `seed`. `seed` draws the orientations of the embedded digits, and the subset.
+    Where the files have no held-out part of their own, a fifth of the images is held out, class by class. The choice
+    does not depend on `seed`, which draws the orientations of the embedded digits, and the subset.
 
     Args:
-        name_or_path: one of the embedded sets (`sgan.data.DIGITS`); or a .npz file (`sgan.data.npz.read_npz`), a folder of
-            MNIST's IDX files (`sgan.data.idx.read_idx_folder`), or a folder with one sub-folder of images per class
+        name_or_path: one of the embedded sets (`sgan.data.DIGITS`); or a .npz file (`sgan.data.npz.read_npz`), a folder
+            of MNIST's IDX files (`sgan.data.idx.read_idx_folder`), or a folder with one sub-folder of images per class
             (`sgan.data.folder.read_image_folder`).
         seed: not negative. The same seed gives the same pixels.
         subset: fraction in (0, 1] of the training part to keep, drawn without replacement, class by class. A larger
@@ -64,8 +64,8 @@ def _read(name_or_path: str | os.PathLike[str], seed: int) -> RawImages:
         return read_idx_folder(path) if has_idx(path) else read_image_folder(path)
     what = "a file of another format" if path.is_file() else "no such file or folder"
     raise ValueError(
-        f"load_dataset: name_or_path must be one of {', '.join(DIGITS)}, a .npz file, a folder of MNIST's IDX files or a "
-        f"folder with one sub-folder of images per class, got {str(name_or_path)!r} ({what})"
+        f"load_dataset: name_or_path must be one of {', '.join(DIGITS)}, a .npz file, a folder of MNIST's IDX files or "
+        f"a folder with one sub-folder of images per class, got {str(name_or_path)!r} ({what})"
     )
 
 
@@ -83,9 +83,8 @@ def _keep(images: ImageSet, fraction: float, seed: int) -> ImageSet:
 
 def _check(train: ImageSet, test: ImageSet, name_or_path: str | os.PathLike[str]) -> None:
     if not len(train) or not len(test):
-        raise ValueError(
-            f"load_dataset: {name_or_path} must have images to train on and to hold out, got {len(train)} and {len(test)}"
-        )
+        counts = f"{len(train)} and {len(test)}"
+        raise ValueError(f"load_dataset: {name_or_path} must have images to train on and to hold out, got {counts}")
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"
         raise ValueError(f"load_dataset: training and held-out images must have one shape (C, H, W), got {shapes}")

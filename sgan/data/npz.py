@@ -15,8 +15,8 @@ def read_npz(path: Path) -> RawImages:
     """Read images from a .npz file; nothing in it is unpickled.
 
     Args:
-        path: file with `x` (N, H, W) or (N, H, W, C) uint8, C 1 or 3; optional `y` (N,) integer labels from 0 (without: one
-            class); optional `src` (N,) integers: images of the same source are never split between the two parts.
+        path: file with `x` (N, H, W) or (N, H, W, C) uint8, C 1 or 3; optional `y` (N,) integer labels from 0 (without:
+            one class); optional `src` (N,) integers: images of one source are never split between the two parts.
 
     Raises:
         ValueError: the file is no .npz file, or an array is missing or has another shape or dtype.

@@ -8,7 +8,9 @@ from torch import Tensor
 
 HELD_OUT = 0.2
 SPLIT_STREAM, ORIENTATION_STREAM, SUBSET_STREAM = range(3)
-SPLIT_SEED = 0  # a constant: every run holds out the same images, so runs compare and the feature network saw none of them
+SPLIT_SEED = (
+    0  # a constant: every run holds out the same images, so runs compare and the feature network saw none of them
+)
 
 
 def stratified_order(labels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -37,8 +39,8 @@ def split_indices(labels: Tensor, sources: Tensor | None = None) -> tuple[Tensor
 
     Args:
         labels: (N,) int64; the choice has the class proportions of the whole.
-        sources: (N,) int64, the source of each item. If given, whole sources are held out instead, in random order, until at
-            least a fifth of the items is, and classes are not looked at.
+        sources: (N,) int64, the source of each item. If given, whole sources are held out instead, in random order,
+            until at least a fifth of the items is, and classes are not looked at.
 
     Returns:
         Ascending (train, held-out) indices, int64.

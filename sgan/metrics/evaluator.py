@@ -54,9 +54,9 @@ class Evaluator:
         """Generate `num_fakes` images and compare them with the real ones.
 
         Args:
-            generate: maps (n,) int64 labels on the CPU to (n, C, H, W) images, pixels in [-1, 1]. It is called for at most
-                250 labels at a time, in a fixed order; labels are 0, 1, ..., num_classes - 1, 0, 1, ... The caller seeds
-                its latents.
+            generate: maps (n,) int64 labels on the CPU to (n, C, H, W) images, pixels in [-1, 1]. It is called for at
+                most 250 labels at a time, in a fixed order; labels are 0, 1, ..., num_classes - 1, 0, 1, ... The caller
+                seeds its latents.
 
         Returns:
             fid_<features> (lower is better), and precision_, recall_, density_, coverage_<features> (higher is better).

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from importlib import resources
 
-
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load as load_tensors
@@ -23,9 +22,9 @@ NETWORKS = ("digits",)
 class FeatureNetwork(nn.Module):
     """Convolutional classifier of 28 x 28 grey digits.
 
-    `features` ends in 64 values. `classify` sees nothing else, and neither does `pose`, which is used in training
-    only: it predicts cosine and sine of the rotation and the mirror image, so that the features keep the orientation that
-    a classifier of rotated digits would otherwise be free to forget.
+    `features` ends in 64 values. `classify` sees nothing else, and neither does `pose`, which is used in training only:
+    it predicts cosine and sine of the rotation and the mirror image, so that the features keep the orientation that a
+    classifier of rotated digits would otherwise be free to forget.
     """
 
     def __init__(self) -> None:
@@ -88,7 +87,9 @@ class FeatureExtractor:
     def _apply(self, images: Tensor, function: Callable[[Tensor], Tensor], width: int) -> Tensor:
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise ValueError(f"load_features: images must be (N, 1 or 3, H, W), got {tuple(images.shape)}")
-        batches = [function(to_grey_28(batch.to(self._device, torch.float32))) for batch in images.split(BATCH) if len(batch)]
+        batches = [
+            function(to_grey_28(batch.to(self._device, torch.float32))) for batch in images.split(BATCH) if len(batch)
+        ]
         return torch.cat(batches) if batches else torch.empty(0, width, device=self._device)
 
 

@@ -11,8 +11,8 @@ def frechet_distance(real_features: Tensor, fake_features: Tensor) -> float:
 
     ||mu1 - mu2||^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), with unbiased covariances, in float64 on the CPU.
 
-    Estimated from few samples the value is too large (a set against a second set of the same law is above 0), the more so
-    the fewer samples: compare only values of equal sample sizes.
+    Estimated from few samples the value is too large (two sets of the same law are above 0), the more so the fewer the
+    samples: compare only values of equal sample sizes.
 
     Args:
         real_features: (N, D), N >= 2.

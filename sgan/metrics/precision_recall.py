@@ -17,7 +17,7 @@ class PrecisionRecall(NamedTuple):
         precision: share of fakes inside the real manifold, in [0, 1].
         recall: share of real images inside the fake manifold, in [0, 1].
         density: real balls that a fake lies in, divided by k, averaged: at least 0, about 1 for the same law.
-        coverage: share of real balls that hold a fake, in [0, 1]; for the same law below 1, depending on k and the sizes.
+        coverage: share of real balls that hold a fake, in [0, 1]; for the same law below 1, by k and the sizes.
     """
 
     precision: float
@@ -45,7 +45,9 @@ def precision_recall(real_features: Tensor, fake_features: Tensor, *, k: int = 3
     """
     for name, features in (("real_features", real_features), ("fake_features", fake_features)):
         if k < 1 or features.ndim != 2 or len(features) <= k:
-            raise ValueError(f"precision_recall: {name} must be (N, D) with N > k = {k} >= 1, got {tuple(features.shape)}")
+            raise ValueError(
+                f"precision_recall: {name} must be (N, D) with N > k = {k} >= 1, got {tuple(features.shape)}"
+            )
         if not features.isfinite().all():
             raise ValueError(f"precision_recall: {name} must be finite, got NaN or infinity")
     if real_features.shape[1] != fake_features.shape[1]:

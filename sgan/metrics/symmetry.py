@@ -14,7 +14,7 @@ class TwoSampleResult(NamedTuple):
 
     Attributes:
         distance: unbiased estimate of the squared energy distance; about 0 (it may be negative) for equal laws.
-        p_value: in (0, 1]; how often a random relabelling of the samples gives at least this distance. Small: laws differ.
+        p_value: in (0, 1]; share of random relabellings of the samples with at least this distance. Small: laws differ.
     """
 
     distance: float
@@ -40,9 +40,8 @@ def two_sample_test(x: Tensor, y: Tensor, *, permutations: int = 500, seed: int 
         ValueError: shapes do not match, too few samples, a value that is not finite, or permutations < 1.
     """
     if x.shape[1:] != y.shape[1:] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"two_sample_test: x and y must be (N >= 2, ...) of one sample shape, got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
+        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"two_sample_test: x and y must be (N >= 2, ...) of one sample shape, got {shapes}")
     if permutations < 1:
         raise ValueError(f"two_sample_test: permutations must be at least 1, got {permutations}")
     pooled = torch.cat([x.detach().cpu().flatten(1), y.detach().cpu().flatten(1)]).to(torch.float64)

@@ -60,7 +60,7 @@ def augment(sources: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Draw (N, 1, 8, 8) digits in every orientation, a little moved and scaled.
 
     Returns:
-        (N, 1, 28, 28) images in [-1, 1], and (N, 3) targets: cosine and sine of the angle, and 1 or -1 for the mirror image.
+        (N, 1, 28, 28) images in [-1, 1], and (N, 3) targets: cosine and sine of the angle, 1 upright or -1 mirrored.
     """
     count = len(sources)
     angle, flip = orient(DIGITS["digits-rotated-mirrored"], count, rng)
@@ -85,14 +85,18 @@ def accuracy(network: FeatureNetwork, name: str) -> float:
 @click.command(help=__doc__)
 @click.option("--steps", default=STEPS, show_default=True, help="Gradient steps.")
 @click.option("--seed", default=SEED, show_default=True, help="Of weights and batches.")
-@click.option("--out", default=Path(__file__).with_name("digits.safetensors"), type=click.Path(path_type=Path), help="File.")
+@click.option(
+    "--out", default=Path(__file__).with_name("digits.safetensors"), type=click.Path(path_type=Path), help="File."
+)
 def main(steps: int, seed: int, out: Path) -> None:
     network = train(steps, seed)
     accuracies = {name: accuracy(network, name) for name in DIGITS}
     for name, value in accuracies.items():
         click.echo(f"held-out accuracy, {name}: {value:.4f}")
     metadata = {"command": "python -m sgan.metrics.train_features", "steps": str(steps), "seed": str(seed)}
-    metadata |= {"torch": torch.__version__} | {f"accuracy {name}": f"{value:.4f}" for name, value in accuracies.items()}
+    metadata |= {"torch": torch.__version__} | {
+        f"accuracy {name}": f"{value:.4f}" for name, value in accuracies.items()
+    }
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     out.write_bytes(save(tensors, metadata))
     click.echo(f"{out.name}: {out.stat().st_size} bytes")
