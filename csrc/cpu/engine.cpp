@@ -434,51 +434,116 @@ void fill_tile(Tile& tile, int64_t first, int capacity, const Image<X>& x, const
     }
 }
 
-// Where the entry (row, column) of a block's B lies: panels of 2 * lanes columns, the last one possibly of `lanes`.
-inline int64_t packed_at(int64_t row, int64_t column, int64_t rows, int64_t lead, int64_t lanes) {
-    const int64_t panel = column / (2 * lanes) * (2 * lanes);
-    return panel * rows + row * std::min(2 * lanes, lead - panel) + column - panel;
+// Copies a row of a block's B to its panels of 2 * lanes columns, the last one possibly of `lanes`, and pads with
+// zeros.
+template <typename T>
+void pack_row(const T* values, int64_t count, int64_t row, int64_t rows, int64_t lead, int64_t lanes, T* packed) {
+    for (int64_t column = 0; column < lead; column += 2 * lanes) {
+        const int64_t width = std::min(2 * lanes, lead - column), real = std::min(width, count - column);
+        T* to = packed + column * rows + row * width;
+        std::copy_n(values + column, real, to);
+        std::fill(to + real, to + width, T{0});
+    }
+}
+
+// Calls body(chunk index, tap, row of the tap and channel within the chunk) for every tap.
+template <typename T, typename Body>
+void for_each_tap(const Layout<T>& layout, int64_t channel, const Body& body) {
+    for (size_t at = 0; at < layout.chunks.size(); ++at) {
+        const Chunk& chunk = layout.chunks[at];
+        if (channel < chunk.first_channel || channel >= chunk.first_channel + chunk.channels) continue;
+        for (int tap = 0; tap < chunk.taps; ++tap)
+            body(at, chunk.first_tap + tap, tap * chunk.channels + channel - chunk.first_channel);
+    }
+}
+
+// to += sign * from, sign 0, 1 or -1.
+template <typename T>
+void add_signed(int sign, const T* from, int64_t count, T* to) {
+    if (sign > 0)
+        for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+    if (sign < 0)
+        for (int64_t i = 0; i < count; ++i) to[i] -= from[i];
 }
 
 // B of every chunk and block: What[i][k](tap, c, c_out) = scale * sum_s rho(s)[i][k] W[c_out, c, s, tap of s d].
 template <typename T>
 void pack_filter(const Layout<T>& layout, const Filter<const T>& weight, T* packed, int threads) {
     const Plan& plan = layout.plan;
-    const int64_t lanes = layout.kernel.lanes, taps = weight.size * weight.size;
-    const int planes = plan.filter_planes;
-    for (size_t b = 0; b < plan.blocks.size(); ++b)
-        if (layout.lead[b] != plan.blocks[b].dim * layout.out_channels) {
-            std::memset(packed, 0, taps * layout.in_channels * layout.product_columns * sizeof(T));
-            break;
+    const int64_t taps = weight.size * weight.size, planes = plan.filter_planes, c_out = layout.out_channels;
+    const int64_t work_size = round_up((planes * taps + kMaxOrder) * c_out, 16);
+    const Buffer<T> work = make_buffer<T>(work_size * threads);
+    parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
+        T* filter = work.get() + thread * work_size;  // [s, tap][c_out]
+        T* row = filter + planes * taps * c_out;      // [i][c_out]
+        for (int64_t o = 0; o < c_out; ++o) {
+            const T* from = weight.data + (o * layout.in_channels + channel) * planes * taps;
+            for (int64_t i = 0; i < planes * taps; ++i) filter[i * c_out + o] = from[i];
         }
-    parallel_for(threads, layout.in_channels, [&](int64_t channel, int) {
-        for (size_t at = 0; at < layout.chunks.size(); ++at) {
-            const Chunk& chunk = layout.chunks[at];
-            if (channel < chunk.first_channel || channel >= chunk.first_channel + chunk.channels) continue;
-            for (int tap = chunk.first_tap; tap < chunk.first_tap + chunk.taps; ++tap) {
-                const int64_t within = (tap - chunk.first_tap) * chunk.channels + channel - chunk.first_channel;
-                const int64_t* index = &layout.filter_taps.index[tap * planes];
-                for (int64_t c_out = 0; c_out < layout.out_channels; ++c_out) {
-                    const T* from = weight.data + (c_out * layout.in_channels + channel) * planes * taps;
-                    T value[kMaxOrder];
-                    for (int s = 0; s < planes; ++s) value[s] = from[s * taps + index[s]];
-                    T* to = packed + layout.k_before[at] * layout.product_columns;
-                    const int8_t* rho = plan.filter_matrix.data();
-                    for (size_t b = 0; b < plan.blocks.size(); ++b) {
-                        const int dim = plan.blocks[b].dim;
-                        const int64_t rows = dim * chunk.k(), lead = layout.lead[b];
-                        const T scale = static_cast<T>(plan.filter_scale[b]);
-                        for (int i = 0; i < dim; ++i)
-                            for (int k = 0; k < dim; ++k, rho += planes) {
-                                T sum{};
-                                for (int s = 0; s < planes; ++s) sum += static_cast<T>(rho[s]) * value[s];
-                                to[packed_at(k * chunk.k() + within, i * layout.out_channels + c_out, rows, lead,
-                                             lanes)] = scale * sum;
-                            }
-                        to += rows * lead;
-                    }
+        for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
+            const int64_t chunk_k = layout.chunks[at].k();
+            const int64_t* index = &layout.filter_taps.index[tap * planes];
+            T* to = packed + layout.k_before[at] * layout.product_columns;
+            const int8_t* matrix = plan.filter_matrix.data();
+            for (size_t b = 0; b < plan.blocks.size(); ++b) {
+                const int dim = plan.blocks[b].dim;
+                const T scale = static_cast<T>(plan.filter_scale[b]);
+                for (int k = 0; k < dim; ++k) {
+                    std::fill_n(row, dim * c_out, T{0});
+                    for (int i = 0; i < dim; ++i)
+                        for (int64_t s = 0; s < planes; ++s)
+                            add_signed(matrix[(i * dim + k) * planes + s], filter + (s * taps + index[s]) * c_out,
+                                       c_out, row + i * c_out);
+                    for (int64_t o = 0; o < dim * c_out; ++o) row[o] *= scale;
+                    pack_row(row, dim * c_out, k * chunk_k + within, dim * chunk_k, layout.lead[b], layout.kernel.lanes,
+                             to);
                 }
+                matrix += dim * dim * planes;
+                to += dim * chunk_k * layout.lead[b];
             }
+        });
+    });
+}
+
+// The transpose of pack_filter, from sums of rows (k, tap, c) x columns (i, c_out) per chunk and block. Slices are
+// added in their order.
+template <typename T>
+void unpack_filter(const Layout<T>& layout, const T* sums, const std::vector<int64_t>& chunk_start, int64_t slices,
+                   int64_t slice_size, const Filter<T>& weight, int threads) {
+    const Plan& plan = layout.plan;
+    const int64_t taps = weight.size * weight.size, planes = plan.filter_planes, c_out = layout.out_channels;
+    const int64_t work_size = round_up((planes * taps + kMaxOrder) * c_out, 16);
+    const Buffer<T> work = make_buffer<T>(work_size * threads);
+    parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
+        T* filter = work.get() + thread * work_size;  // [s, tap][c_out]
+        T* row = filter + planes * taps * c_out;      // [i][c_out]
+        std::fill_n(filter, planes * taps * c_out, T{0});
+        for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
+            const int64_t chunk_k = layout.chunks[at].k();
+            const int64_t* index = &layout.filter_taps.index[tap * planes];
+            const T* from = sums + chunk_start[at];
+            const int8_t* matrix = plan.filter_matrix.data();
+            for (size_t b = 0; b < plan.blocks.size(); ++b) {
+                const int dim = plan.blocks[b].dim;
+                const T scale = static_cast<T>(plan.filter_scale[b]);
+                for (int k = 0; k < dim; ++k) {
+                    std::fill_n(row, dim * c_out, T{0});
+                    for (int64_t slice = 0; slice < slices; ++slice)
+                        add_signed(1, from + slice * slice_size + (k * chunk_k + within) * layout.lead[b], dim * c_out,
+                                   row);
+                    for (int64_t o = 0; o < dim * c_out; ++o) row[o] *= scale;
+                    for (int i = 0; i < dim; ++i)
+                        for (int64_t s = 0; s < planes; ++s)
+                            add_signed(matrix[(i * dim + k) * planes + s], row + i * c_out, c_out,
+                                       filter + (s * taps + index[s]) * c_out);
+                }
+                matrix += dim * dim * planes;
+                from += round_up(dim * chunk_k, layout.kernel.rows) * layout.lead[b];
+            }
+        });
+        for (int64_t o = 0; o < c_out; ++o) {
+            T* to = weight.data + (o * layout.in_channels + channel) * planes * taps;
+            for (int64_t i = 0; i < planes * taps; ++i) to[i] = filter[i * c_out + o];
         }
     });
 }
@@ -627,39 +692,8 @@ void convolve_weight_grad(const Plan& plan, const char* op, const Image<const T>
         }
     });
 
-    parallel_for(
-        allowed_threads(threads, divide_up(spectrum_size * slices, 1 << 15)), x.channels, [&](int64_t channel, int) {
-            for (int64_t at = 0; at < chunks; ++at) {
-                const Chunk& chunk = layout.chunks[at];
-                if (channel < chunk.first_channel || channel >= chunk.first_channel + chunk.channels) continue;
-                for (int tap = chunk.first_tap; tap < chunk.first_tap + chunk.taps; ++tap) {
-                    const int64_t within = (tap - chunk.first_tap) * chunk.channels + channel - chunk.first_channel;
-                    const int64_t* index = &layout.filter_taps.index[tap * planes];
-                    for (int64_t c_out = 0; c_out < layout.out_channels; ++c_out) {
-                        T value[kMaxOrder] = {};
-                        const T* from = sums.get() + chunk_start[at];
-                        const int8_t* rho = plan.filter_matrix.data();
-                        for (size_t b = 0; b < plan.blocks.size(); ++b) {
-                            const int dim = plan.blocks[b].dim;
-                            const int64_t lead = layout.lead[b];
-                            const T scale = static_cast<T>(plan.filter_scale[b]);
-                            for (int i = 0; i < dim; ++i)
-                                for (int k = 0; k < dim; ++k, rho += planes) {
-                                    const T* entry =
-                                        from + (k * chunk.k() + within) * lead + i * layout.out_channels + c_out;
-                                    T sum{};
-                                    for (int64_t slice = 0; slice < slices; ++slice)
-                                        sum += entry[slice * spectrum_size];
-                                    for (int s = 0; s < planes; ++s) value[s] += static_cast<T>(rho[s]) * (scale * sum);
-                                }
-                            from += round_up(dim * chunk.k(), kernel.rows) * lead;
-                        }
-                        T* to = grad_weight.data + (c_out * layout.in_channels + channel) * planes * taps;
-                        for (int s = 0; s < planes; ++s) to[s * taps + index[s]] = value[s];
-                    }
-                }
-            }
-        });
+    const int filter_threads = allowed_threads(threads, divide_up(spectrum_size * slices, 1 << 15));
+    unpack_filter(layout, sums.get(), chunk_start, slices, spectrum_size, grad_weight, filter_threads);
 }
 
 template void convolve(const Plan&, const char*, const Image<const float>&, const Filter<const float>&, const float*,
