@@ -345,6 +345,12 @@ def test_subset_does_not_change_the_reference(evaluator: Evaluator) -> None:
     assert Evaluator(load_dataset("digits-rotated", subset=0.1)).floor() == evaluator.floor()
 
 
+def test_large_sets_are_cut_class_by_class(rotated: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgan.metrics.evaluator.MAX_IMAGES", 200)
+    description = Evaluator(rotated).describe()
+    assert (description["n_real"], description["n_fake"], description["n_floor"]) == (200, 200, 200)
+
+
 def test_evaluator_refuses_bad_generators(evaluator: Evaluator, rotated: Dataset) -> None:
     with pytest.raises(ValueError, match=r"generate must return images \(250, 1, 28, 28\), got \(250, 1, 32, 32\)"):
         evaluator.evaluate(lambda labels: torch.zeros(len(labels), 1, 32, 32))

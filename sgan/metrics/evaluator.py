@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sgan.data import Dataset, ImageSet
+from sgan.data.split import stratified_order
 from sgan.metrics.features import RESIZE_RULE, load_features
 from sgan.metrics.frechet import frechet_distance
 from sgan.metrics.precision_recall import precision_recall
 
 BATCH = 250  # fakes asked for at a time
+MAX_IMAGES = 10_000  # of each side, as in the published tables; a choice from more is seeded and class by class
 
 
 class Evaluator:
     """Frechet distance, precision, recall, density and coverage of generated images.
 
-    The real side is the whole training part of the data set (`Dataset.reference`), whatever subset is trained on.
+    The real side is the whole training part of the data set (`Dataset.reference`), whatever subset is trained on, or
+    10,000 images of it.
     """
 
     def __init__(
@@ -35,20 +39,21 @@ class Evaluator:
         Args:
             dataset: what the generator should look like.
             features_name: network of `load_features`; every metric's name ends in it.
-            num_fakes: images to generate; None: as many as there are real ones.
+            num_fakes: images to generate; None: as many as there are real ones, at most 10,000.
             k: neighbours of precision and recall.
             device: where the feature network runs.
 
         Raises:
             ValueError: num_fakes <= k, or an unknown network.
         """
-        self.num_fakes = len(dataset.reference) if num_fakes is None else num_fakes
+        self._reference, self._test = _at_most(dataset.reference), _at_most(dataset.test)
+        self.num_fakes = len(self._reference) if num_fakes is None else num_fakes
         if self.num_fakes <= k:
             raise ValueError(f"Evaluator: num_fakes must be more than k = {k}, got {num_fakes}")
         self.k = k
         self._dataset = dataset
         self._extract = load_features(features_name, device=device)
-        self._real = self._features_of(dataset.reference)
+        self._real = self._features_of(self._reference)
 
     def evaluate(self, generate: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Generate `num_fakes` images and compare them with the real ones.
@@ -69,16 +74,16 @@ class Evaluator:
 
     def floor(self) -> dict[str, float]:
         """Return the same values for the held-out real images: what a perfect generator of n_test images would get."""
-        return self._compare(self._features_of(self._dataset.test))
+        return self._compare(self._features_of(self._test))
 
     def describe(self) -> dict[str, object]:
         """Return what every reported value has to carry, ready for JSON."""
         return {
             "features": self._extract.name,
             "features_sha256": self._extract.checksum,
-            "n_real": len(self._dataset.reference),
+            "n_real": len(self._reference),
             "n_fake": self.num_fakes,
-            "n_floor": len(self._dataset.test),
+            "n_floor": len(self._test),
             "k": self.k,
             "resize_rule": RESIZE_RULE,
         }
@@ -97,3 +102,9 @@ class Evaluator:
         if tuple(images.shape) != shape:
             raise ValueError(f"Evaluator: generate must return images {shape}, got {tuple(images.shape)}")
         return self._extract(images)
+
+
+def _at_most(images: ImageSet) -> ImageSet:
+    if len(images) <= MAX_IMAGES:
+        return images
+    return images.select(stratified_order(images.labels, np.random.default_rng(0))[:MAX_IMAGES])
