@@ -1,0 +1,105 @@
+"""Every backend against the reference in float64, on shapes that cover every pair of values of their parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import (
+    BACKENDS,
+    Case,
+    all_pairs,
+    integers,
+    pairs,
+    pairwise_cases,
+    rounding_bound,
+)
+from torch import Tensor
+
+CASES = pairwise_cases(300)
+CHUNKS = [CASES[first::10] for first in range(10)]
+PERTURBATION = 1e-4
+
+
+def three_maps(case: Case, x: Tensor, weight: Tensor, grad_out: Tensor, backend: str) -> dict[str, Tensor]:
+    """The convolution without bias and its two gradients."""
+    return {
+        "forward": case.run(x, weight, None, backend),
+        "input_grad": case.input_grad(grad_out, weight, backend),
+        "weight_grad": case.weight_grad(x, grad_out, backend),
+    }
+
+
+def bounds(case: Case, magnitudes: dict[str, Tensor], backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The rounding bound of each map.
+
+    A direct sum has one product per pair of group elements. The transform leaves one per row of the largest irrep,
+    which has two, and spreads their rounding over the group axis of the result. Taps on the padding add exact zeros.
+    """
+    order = case.planar_group.order
+    transformed = backend == "cpu" and not case.lifting
+    per_tap = 2 if transformed else order
+    pixels = case.batch * min(case.output_shape[-2], case.height) * min(case.output_shape[-1], case.width)
+    terms = {
+        "forward": case.size**2 * case.c_in * (1 if case.lifting else per_tap),
+        "input_grad": case.size**2 * case.c_out * per_tap,
+        "weight_grad": pixels * per_tap,
+    }
+    return {
+        name: rounding_bound(terms[name], value.sum(2, keepdim=True).expand_as(value) if transformed else value, dtype)
+        for name, value in magnitudes.items()
+    }
+
+
+def test_the_cases_cover_every_pair_of_values() -> None:
+    covered = {pair for case in CASES for pair in pairs(case)}
+    assert covered == all_pairs()
+    assert len(covered) == 1203
+    assert len(CASES) == 300
+
+
+@pytest.mark.parametrize("chunk", range(len(CHUNKS)))
+def test_backends_agree_bit_for_bit_on_integers(chunk: int) -> None:
+    for case in CHUNKS[chunk]:
+        x, weight, bias = case.operands(integers)
+        grad_out = integers(case.output_shape)
+        expected = three_maps(case, x, weight, grad_out, "reference")
+        shifted = case.run(x, weight, bias, "reference")
+        for backend in BACKENDS:
+            for dtype in (torch.float64, torch.float32):
+                found = three_maps(case, x.to(dtype), weight.to(dtype), grad_out.to(dtype), backend)
+                for name, value in found.items():
+                    assert torch.equal(value.double(), expected[name]), (case, backend, dtype, name)
+                value = case.run(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), backend)
+                assert torch.equal(value.double(), shifted), (case, backend, dtype, "bias")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("chunk", range(len(CHUNKS)))
+def test_backends_agree_within_the_rounding_bound(chunk: int, dtype: torch.dtype) -> None:
+    for case in CHUNKS[chunk]:
+        x, weight, _ = (None if t is None else t.to(dtype) for t in case.operands(torch.randn))
+        grad_out = torch.randn(case.output_shape, dtype=dtype)
+        exact = [t.double() for t in (x, weight, grad_out)]
+        expected = three_maps(case, *exact, "reference")
+        magnitudes = three_maps(case, *(t.abs() for t in exact), "reference")
+        sides = 2 if dtype is torch.float64 else 1  # in float64 the expected value is rounded, too
+        for backend in BACKENDS:
+            allowed = bounds(case, magnitudes, backend, dtype)
+            for name, value in three_maps(case, x, weight, grad_out, backend).items():
+                error = (value.double() - expected[name]).abs()
+                assert bool((error <= sides * allowed[name]).all()), (case, backend, name)
+
+
+@pytest.mark.parametrize("chunk", range(len(CHUNKS)))
+def test_the_rounding_bound_catches_a_small_relative_error(chunk: int) -> None:
+    """On operands without cancellation a relative error of 1e-4 in the output is outside the bound of float32."""
+    for case in CHUNKS[chunk]:
+        x, weight, grad_out = (torch.rand(s).double() for s in (case.x_shape, case.weight_shape, case.output_shape))
+        expected = three_maps(case, x, weight, grad_out, "reference")
+        for backend in BACKENDS:
+            allowed = bounds(case, expected, backend, torch.float32)
+            for name, value in three_maps(case, x.float(), weight.float(), grad_out.float(), backend).items():
+                error = (value.double() - expected[name]).abs()
+                assert bool((error <= allowed[name]).all()), (case, backend, name)
+                wrong = (value.double() * (1 + PERTURBATION) - expected[name]).abs()
+                assert not expected[name].any() or bool((wrong > allowed[name]).any()), (case, backend, name)
