@@ -199,7 +199,7 @@ def group_from_name(name: str) -> PlanarGroup:
     """The group called ``name``: "C1", "C2", "C4", "D1", "D2" or "D4"."""
     if not isinstance(name, str):
         raise TypeError(f"group_from_name: name must be a str, got {type(name).__name__}")
-    if len(name) < 2 or name[0] not in "CD" or not name[1:].isdecimal():
+    if name[:1] not in ("C", "D") or not name[1:].isdecimal() or str(int(name[1:])) != name[1:]:
         raise ValueError(f"group_from_name: name must be like 'C4' or 'D2', got {name!r}")
     return (DihedralGroup if name[0] == "D" else CyclicGroup)(int(name[1:]))
 
