@@ -286,9 +286,12 @@ std::vector<Chunk> make_chunks(int64_t taps, int64_t channels) {
     const int64_t tap_blocks = divide_up(taps, std::max<int64_t>(1, kMaxChunk / channel_step));
     const int64_t tap_step = divide_up(taps, tap_blocks);
     for (int64_t channel = 0; channel < channels; channel += channel_step)
-        for (int64_t tap = 0; tap < taps; tap += tap_step)
-            chunks.push_back({static_cast<int>(tap), static_cast<int>(std::min(tap_step, taps - tap)), channel,
-                              std::min(channel_step, channels - channel)});
+        for (int64_t tap = 0; tap < taps; tap += tap_step) {
+            const int64_t some_taps = std::min(tap_step, taps - tap);
+            const int64_t some_channels = std::min(channel_step, channels - channel);
+            chunks.push_back({static_cast<int>(tap), static_cast<int>(some_taps), channel, some_channels,
+                              some_taps * some_channels});
+        }
     return chunks;
 }
 
@@ -335,8 +338,8 @@ struct Layout {
         int64_t k = 0;
         for (const Chunk& chunk : chunks) {
             k_before.push_back(k);
-            k += chunk.k();
-            max_k = std::max(max_k, chunk.k());
+            k += chunk.k;
+            max_k = std::max(max_k, chunk.k);
         }
         for (const Block& block : plan.blocks) {
             lead.push_back(round_up(block.dim * out_channels, kernel.lanes));
@@ -416,8 +419,7 @@ void fill_tile(Tile& tile, int64_t first, int capacity, const Image<X>& x, const
     const int64_t area = out.height * out.width;
     tile.capacity = capacity;
     tile.count = static_cast<int>(std::min<int64_t>(capacity, out.batch * area - first));
-    int64_t n = first / area, row = first % area / out.width, column = first % out.width;
-    column = first % area % out.width;
+    int64_t n = first / area, row = first % area / out.width, column = first % area % out.width;
     for (int pixel = 0; pixel < tile.count; ++pixel) {
         const int64_t y = stride * row - padding, z = stride * column - padding;
         tile.row[pixel] = static_cast<int32_t>(y);
@@ -481,7 +483,7 @@ void pack_filter(const Layout<T>& layout, const Filter<const T>& weight, T* pack
             for (int64_t i = 0; i < planes * taps; ++i) filter[i * c_out + o] = from[i];
         }
         for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
-            const int64_t chunk_k = layout.chunks[at].k();
+            const int64_t chunk_k = layout.chunks[at].k;
             const int64_t* index = &layout.filter_taps.index[tap * planes];
             T* to = packed + layout.k_before[at] * layout.product_columns;
             const int8_t* matrix = plan.filter_matrix.data();
@@ -519,7 +521,7 @@ void unpack_filter(const Layout<T>& layout, const T* sums, const std::vector<int
         T* row = filter + planes * taps * c_out;      // [i][c_out]
         std::fill_n(filter, planes * taps * c_out, T{0});
         for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
-            const int64_t chunk_k = layout.chunks[at].k();
+            const int64_t chunk_k = layout.chunks[at].k;
             const int64_t* index = &layout.filter_taps.index[tap * planes];
             const T* from = sums + chunk_start[at];
             const int8_t* matrix = plan.filter_matrix.data();
@@ -615,8 +617,8 @@ void convolve(const Plan& plan, const char* op, const Image<const T>& x, const F
             T* c = sums;
             for (size_t block = 0; block < plan.blocks.size(); ++block) {
                 const auto [dim, columns, first] = plan.blocks[block];
-                const int64_t k = dim * chunk.k(), lead = layout.lead[block], rows = int64_t{columns} * capacity;
-                kernel.multiply(at > 0, rows, lead, k, panel + first * capacity * chunk.k(), b, c);
+                const int64_t k = dim * chunk.k, lead = layout.lead[block], rows = int64_t{columns} * capacity;
+                kernel.multiply(at > 0, rows, lead, k, panel + first * capacity * chunk.k, b, c);
                 b += k * lead;
                 c += rows * lead;
             }
@@ -645,7 +647,7 @@ void convolve_weight_grad(const Plan& plan, const char* op, const Image<const T>
     for (const Chunk& chunk : layout.chunks) {
         chunk_start.push_back(spectrum_size);
         for (size_t b = 0; b < plan.blocks.size(); ++b)
-            spectrum_size += round_up(plan.blocks[b].dim * chunk.k(), kernel.rows) * layout.lead[b];
+            spectrum_size += round_up(plan.blocks[b].dim * chunk.k, kernel.rows) * layout.lead[b];
     }
     // Slices of pixels, each with its own sums, depend on the sizes alone: the result does not depend on the threads.
     const int capacity = layout.tile_capacity(round_up(pixels, kernel.rows));
@@ -682,9 +684,9 @@ void convolve_weight_grad(const Plan& plan, const char* op, const Image<const T>
             const T* right = gradient;
             for (size_t b = 0; b < plan.blocks.size(); ++b) {
                 const auto [dim, columns, first] = plan.blocks[b];
-                const int64_t m = round_up(dim * chunk.k(), kernel.rows), lead = layout.lead[b];
+                const int64_t m = round_up(dim * chunk.k, kernel.rows), lead = layout.lead[b];
                 const int64_t rows = int64_t{columns} * capacity;
-                kernel.multiply_transposed(m, lead, rows, panel + first * capacity * chunk.k(), dim * chunk.k(), right,
+                kernel.multiply_transposed(m, lead, rows, panel + first * capacity * chunk.k, dim * chunk.k, right,
                                            lead, to, lead);
                 to += m * lead;
                 right += rows * lead;

@@ -1,5 +1,16 @@
-// What the three convolutions share: a plan (which planes are gathered, how they are transformed, which matrix products
-// follow), the kernels of one instruction set, and threads.
+// What the three convolutions share: a plan (which planes are gathered, how they are transformed, which products
+// follow), the loops around the kernels of one instruction set, and threads.
+//
+// The group convolution, with W_d(s) = W(s d, s) and u_d(x, h) = f(x + h d, h), is a correlation over the group per tap:
+//     out(x, g) = sum_d sum_s f(x + g s d, g s) W(s d, s) = sum_d sum_s u_d(x, g s) W_d(s).
+// With an orthogonal irrep rho of dimension dim, the coefficients
+//     U[k, j] = sum_h rho(h)[j, k] u(h)   and   What[i, k] = dim / |G| sum_s W_d(s) rho(s)[i, k]
+// turn it into one product of real matrices per irrep, summed over taps and channels,
+//     A[i, j] = sum_k What[i, k] U[k, j]   and   out(g) = sum_rho sum_{i, j} rho(g)[j, i] A[i, j],
+// since rho(g s)[j, k] = sum_i rho(g)[j, i] rho(s)[i, k] and sum_rho dim / |G| tr(rho(a)^T rho(b)) = [a == b]. An irrep
+// of complex type (C4's rotations) needs only half of its columns j: the others repeat them.
+// The filter's gradient runs the same steps transposed: gWhat[i, k] = sum_x sum_j gA[i, j] U[k, j] with gA[i, j] =
+// sum_g rho(g)[j, i] grad_out(g). The gradient in x is a convolution of grad_out with the adjoint filter.
 #pragma once
 
 #ifdef _OPENMP

@@ -1,21 +1,17 @@
-// The kernels of one instruction set: compiled once per set, with GCONV_ISA naming it and the compiler's flags choosing
-// it.
+// The kernels of one instruction set: compiled once per set; GCONV_ISA names it, the compiler's flags choose it.
 //
-// Mapping     one tile of pixels per thread (engine.cpp); for each chunk of taps x channels the tile's planes are
-// gathered,
-//             transformed and written to an A panel, which the products read at once.
-// Tile sizes  micro-kernel 6 x 2 vectors with 16 vector registers (12 accumulators + 2 of B + 1 broadcast), 12 x 2
-// with 32.
-//             B comes in panels of 2 vectors of columns; a last panel of 1 vector keeps narrow layers from computing
-//             padding.
-// Accumulator the scalar type itself, float or double; products over a chunk in registers, chunks added in memory.
-// Work        per pixel 2 * sum(dim^2 * columns) * K^2 * C_in * C_out FLOPs in products (C4: 6 of the bank's 16 per tap
-// and
-//             channel pair, D4: 12 of 64); a tile reads its window of x once per tap from L1 / L2 and B once per tile.
-// Determinism the order of every sum depends on the sizes only, not on the threads or on where a pixel falls in a tile.
+// Mapping      a tile of pixels per thread (engine.cpp). For each chunk of taps x channels the tile's planes are
+//              gathered, transformed and written to an A panel, which the products read at once from L1 / L2.
+// Tile sizes   micro-kernel of 6 x 2 vectors with 16 vector registers (12 accumulators, 2 of B, 1 broadcast), 12 x 2
+//              with 32. B comes in panels of 2 vectors of columns; a last panel of 1 vector keeps narrow layers from
+//              computing padding. Chunk and tile lengths: kernels.h, kPanelBytes in engine.cpp.
+// Accumulator  the scalar type, float or double: products over a chunk in registers, chunks added in memory.
+// Work         per pixel 2 K^2 C_in C_out sum(dim^2 columns) FLOPs in products: C4 6 and D4 12 where a bank has 16 and
+//              64. A tile reads its window of x once per tap, B once, and writes each output once.
+// Determinism  the order of every sum depends on the sizes only, not on the threads or where a pixel falls in a tile.
 //
-// Only POD and file-local functions here: an inline function of the standard library compiled with these flags could be
-// the copy the linker keeps for everyone.
+// Only plain data and file-local functions here: an inline function of the standard library compiled with these flags
+// could be the copy that the linker keeps for everyone.
 #include <cstdint>
 #include <cstring>
 
@@ -145,7 +141,7 @@ struct Gathering {
     struct Of {
         static void run(const Gather<T>& job, const Tile& tile, const Chunk& chunk, T* panel) {
             const int planes = job.transform->planes, coefficients = job.transform->coefficients;
-            const int64_t k = chunk.k();
+            const int64_t k = chunk.k;
             T* start[kMaxOrder];
             int64_t step[kMaxOrder];
             for (int c = 0; c < coefficients; ++c) {

@@ -5,9 +5,10 @@
 
 namespace gconv {
 
-constexpr int kMaxOrder = 8;    // |G| of the largest lattice group, D4
-constexpr int kMaxTile = 96;    // pixels per tile; a multiple of every micro-kernel's rows (4, 6, 12)
-constexpr int kMaxChunk = 192;  // taps x channels per chunk: an A row of one plane is at most this long
+constexpr int kMaxOrder = 8;  // |G| of the largest lattice group, D4
+constexpr int kMaxTile = 96;  // pixels per tile; a multiple of every micro-kernel's rows (6, 12)
+// Taps x channels per chunk, at most: a panel of B (kMaxChunk x 16 floats with AVX2) takes 12 KiB of a 32 KiB L1.
+constexpr int kMaxChunk = 192;
 
 // The transform over the group, without its order of planes and coefficients, which the plan's tables absorb.
 // c2 .. d4 are the irreps of a group as sums and differences; general is a matrix with entries 0, +-1.
@@ -23,7 +24,7 @@ struct Transform {
 struct Chunk {
     int first_tap, taps;
     int64_t first_channel, channels;
-    int64_t k() const { return taps * channels; }
+    int64_t k;  // taps * channels: the length of an A row per plane
 };
 
 // The pixels of one tile, in the order (n, y, x) of the output, with where each one reads and writes.

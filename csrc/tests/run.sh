@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the native tests and runs them for every instruction set of this machine; the last line is "N passed, M failed".
+# Builds the native tests and runs them for every instruction set of this machine. The last line is
+# "N passed, M failed".
 #   csrc/tests/run.sh [build directory] [flags]
 # The flags default to AddressSanitizer and UBSan.
 set -eu
