@@ -200,7 +200,7 @@ def explain(
         if weight is None:
             raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
         _check_convolution(operation, x, weight, None, group, stride, padding)
-    backend, reason = backends.choose(operation, x, group, stride)
+    backend, reason = backends.choose(operation, x, group)
     missing = {name: why for name in backends.BACKENDS if (why := backends.unavailable(name, x))}
     return Explanation(operation, backend, reason, missing)
 

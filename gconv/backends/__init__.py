@@ -31,27 +31,32 @@ def unavailable(name: str, x: Tensor) -> str | None:
     return None
 
 
-def choose(operation: str, x: Tensor, group: PlanarGroup, stride: int = 1) -> tuple[str, str]:
-    """The backend that ``backend=None`` means for these tensors, and why."""
+def choose(operation: str, x: Tensor, group: PlanarGroup) -> tuple[str, str]:
+    """The backend that ``backend=None`` means for these tensors, and why.
+
+    On two AVX2 cores the native kernel beat dense in forward + backward for every group but C1 at strides 1 and 2,
+    1 to 64 channels, K 1 to 5 (medians of paired ratios from 1.0 to 6.6); C1 lost at 0.5 to 0.96 with a batch of 64.
+    """
     if reason := unavailable("cpu", x):
         return "dense", f"cpu cannot run: {reason}"
     if operation == "group_pool":
-        return "cpu", "one pass over the orientations"
+        return "cpu", "one native pass over the orientations"
     if group.order == 1:
         return "dense", "C1 is a planar convolution, which has nothing to save"
-    if stride > 1:
-        return "dense", "the transform is amortised over fewer pixels at stride > 1"
-    return "cpu", f"native group-Fourier kernel on {x.dtype}".replace("torch.", "")
+    if operation == "lifting_conv2d":
+        return "cpu", "native kernel on the rotated taps, without a bank"
+    products = sum(irrep.dim**2 * irrep.columns for irrep in group.irreps)
+    return "cpu", f"native group-Fourier kernel: {products} of the bank's {group.order**2} multiplications"
 
 
-def resolve(name: str, operation: str, x: Tensor, group: PlanarGroup, stride: int = 1) -> ModuleType:
+def resolve(name: str, operation: str, x: Tensor, group: PlanarGroup) -> ModuleType:
     """The module to run: the named backend, or the chosen one for "auto".
 
     Raises:
         RuntimeError: the named backend cannot run these tensors.
     """
     if name == AUTO:
-        name = choose(operation, x, group, stride)[0]
+        name = choose(operation, x, group)[0]
     elif reason := unavailable(name, x):
         raise RuntimeError(f"{operation}: backend {name!r} cannot run: {reason}")
     return BACKENDS[name]

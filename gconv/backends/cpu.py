@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gconv import build, layout
@@ -72,14 +71,10 @@ def conv2d_input_grad(
     grad_out: Tensor, weight: Tensor, group: PlanarGroup, height: int, width: int, stride: int, padding: int
 ) -> Tensor:
     """The transpose of :func:`conv2d` in x: zero-insertion undoes the stride, the adjoint filter does the rest."""
-    size = weight.shape[-1]
-    margin = size - 1 - padding
-    if stride > 1:
-        grad_out = _insert_zeros(grad_out, stride)
-    rest_height, rest_width = ((length + 2 * padding - size) % stride for length in (height, width))
-    if margin < 0 or rest_height or rest_width:
-        grad_out = F.pad(grad_out, (margin, margin + rest_width, margin, margin + rest_height))
-        margin = 0
+    margin = weight.shape[-1] - 1 - padding
+    if stride > 1 or margin < 0:
+        reach = weight.shape[-1] - 1
+        grad_out, margin = _spread(grad_out, stride, margin, (height + reach, width + reach)), 0
     if weight.dim() == 5:
         return conv2d(grad_out, filters.adjoint(weight, group), None, group, 1, margin)
     grad_out = _channels_last(grad_out)
@@ -92,11 +87,16 @@ def conv2d_input_grad(
     return grad_x
 
 
-def _insert_zeros(x: Tensor, stride: int) -> Tensor:
-    """Spreads the pixels of (N, C, |G|, H, W) over a grid ``stride`` times finer, zeros between them."""
-    height, width = ((length - 1) * stride + 1 for length in x.shape[-2:])
-    spread = layout.empty(x, (*x.shape[:3], height, width)).zero_()
-    spread[..., ::stride, ::stride] = x
+def _spread(x: Tensor, stride: int, margin: int, size: tuple[int, int]) -> Tensor:
+    """Moves pixel i of (N, C, |G|, H, W) to stride * i + margin of a grid of zeros; those that fall outside are lost."""
+    spread = layout.empty(x, (*x.shape[:3], *size)).zero_()
+    source, target = [], []
+    for count, length in zip(x.shape[-2:], size, strict=True):
+        first = max(0, -(margin // stride))
+        places = range(stride * first + margin, length, stride)[: max(0, count - first)]
+        source.append(slice(first, first + len(places)))
+        target.append(slice(places.start, places.stop, stride))
+    spread[..., target[0], target[1]] = x[..., source[0], source[1]]
     return spread
 
 

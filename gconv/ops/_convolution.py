@@ -42,7 +42,7 @@ def register_convolution(name: str) -> None:
         x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, name, x, planar_group, stride)
+        run = backends.resolve(backend, name, x, planar_group)
         return canonical(run.conv2d(x, weight, bias, planar_group, stride, padding))
 
     def forward_input_grad(
@@ -56,14 +56,14 @@ def register_convolution(name: str) -> None:
         backend: str,
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, name, grad_out, planar_group, stride)
+        run = backends.resolve(backend, name, grad_out, planar_group)
         return canonical(run.conv2d_input_grad(grad_out, weight, planar_group, height, width, stride, padding))
 
     def forward_weight_grad(
         x: Tensor, grad_out: Tensor, size: int, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, name, x, planar_group, stride)
+        run = backends.resolve(backend, name, x, planar_group)
         return run.conv2d_weight_grad(x, grad_out, planar_group, size, stride, padding).contiguous()
 
     def fake(
