@@ -88,7 +88,7 @@ def conv2d_input_grad(
 
 
 def _spread(x: Tensor, stride: int, margin: int, size: tuple[int, int]) -> Tensor:
-    """Moves pixel i of (N, C, |G|, H, W) to stride * i + margin of a grid of zeros; those that fall outside are lost."""
+    """Moves pixel i of (N, C, |G|, H, W) to stride * i + margin of a grid of zeros; those outside are lost."""
     spread = layout.empty(x, (*x.shape[:3], *size)).zero_()
     source, target = [], []
     for count, length in zip(x.shape[-2:], size, strict=True):
