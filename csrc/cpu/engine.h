@@ -1,7 +1,7 @@
 // What the three convolutions share: a plan (which planes are gathered, how they are transformed, which products
 // follow), the loops around the kernels of one instruction set, and threads.
 //
-// The group convolution, with W_d(s) = W(s d, s) and u_d(x, h) = f(x + h d, h), is a correlation over the group per tap:
+// With W_d(s) = W(s d, s) and u_d(x, h) = f(x + h d, h), the group convolution is a correlation over the group per tap:
 //     out(x, g) = sum_d sum_s f(x + g s d, g s) W(s d, s) = sum_d sum_s u_d(x, g s) W_d(s).
 // With an orthogonal irrep rho of dimension dim, the coefficients
 //     U[k, j] = sum_h rho(h)[j, k] u(h)   and   What[i, k] = dim / |G| sum_s W_d(s) rho(s)[i, k]
