@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 Tensors = dict[str, Tensor]
+METADATA = "sgan"
 
 
 class CheckpointError(RuntimeError):
@@ -42,9 +43,12 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors, and metadata that JSON can express, as one safetensors file, atomically."""
+    """Write tensors, and metadata that JSON can express, as one safetensors file, atomically.
+
+    Equal content gives equal bytes: safetensors writes several metadata entries in random order, hence a single one.
+    """
     contiguous = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(contiguous, {name: json.dumps(value) for name, value in metadata.items()}))
+    write_atomic(path, save(contiguous, {METADATA: json.dumps(metadata)}))
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -57,7 +61,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             names = file.keys()  # safe_open cannot be iterated
             tensors = {name: file.get_tensor(name) for name in names}
-            metadata = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:

@@ -2,223 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import time
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from sgan.checkpoints import CheckpointError
 from sgan.config import PRESETS, Options, resolve
-from sgan.data import load_dataset
-from sgan.grids import class_rows, first_of_each, save_grid
-from sgan.metrics import Evaluator
-from sgan.progress import ProgressBar, StopRequest, duration
-from sgan.runs import ChangedOptions, RunFolder
-from sgan.trainer import Trainer, parameter_count
 
-__all__ = ["Interrupted", "main", "train"]
-
-GRID_COLUMNS = 10
-MEASURED_STEPS = 3
-
-
-class Interrupted(Exception):
-    """Training was stopped by the user and can be resumed."""
-
-
-def train(options: Options, outdir: Path, console: Console | None = None) -> RunFolder:
-    """Start, resume or extend the run in `outdir`; return when it has seen options.kimg thousand images.
-
-    Args:
-        options: what to train; must equal a started run's options, but for a larger kimg.
-        outdir: the run folder itself.
-        console: where to print; None prints nothing. log.txt is written in any case.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        ChangedOptions: outdir holds a run with other options or other data.
-        CheckpointError: its newest state is damaged.
-        Interrupted: SIGINT or SIGTERM came; the state was saved.
-        FloatingPointError: a loss is not finite.
-        ValueError: unknown data, or options that describe no network.
-    """
-    console = console or Console(quiet=True)
-    folder = RunFolder(outdir)
-    folder.check(options)
-    state = folder.read_state()
-    if state is not None and int(state["images_seen"]) >= options.kimg * 1000:
-        console.print(
-            f"Finished already: {outdir} has seen {int(state['images_seen']) / 1000:.1f} kimg of {options.kimg}. "
-            "A larger --kimg extends it."
-        )
-        return folder
-    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset)
-    folder.check_data(dataset.built)
-    trainer = Trainer(options, dataset)
-    if state is not None:
-        trainer.load_state(state)
-        folder.forget_after(trainer.images_seen)
-    folder.open(options, describe(trainer))
-    Session(trainer, folder, console).run()
-    return folder
-
-
-class Session:
-    """The loop around a trainer: ticks, files, and what is printed."""
-
-    def __init__(self, trainer: Trainer, folder: RunFolder, console: Console) -> None:
-        self.trainer = trainer
-        self.options = trainer.options
-        self.folder = folder
-        self.console = console
-        self.evaluator = Evaluator(trainer.dataset, device=self.options.device)
-        self.elapsed_before_s = folder.elapsed_s()
-        self.started = time.monotonic()
-        self.tick_scalars: list[dict[str, Tensor]] = []
-        self.tick_step_s = 0.0
-
-    def run(self) -> None:
-        """Train until options.kimg, with a tick at kimg 0 (of a new run), every options.tick kimg and at the end."""
-        trainer = self.trainer
-        self.announce()
-        if trainer.images_seen == 0:
-            self.write_reference()
-            self.tick()
-        total = self.options.kimg * 1000
-        with StopRequest() as stop, ProgressBar(self.console, total, trainer.images_seen) as bar:
-            while trainer.images_seen < total:
-                ticks_before = trainer.images_seen // (self.options.tick * 1000)
-                self.step()
-                bar.update(trainer.images_seen, self.images_per_s(), self.latest_losses())
-                ticks = trainer.images_seen // (self.options.tick * 1000)
-                if ticks > ticks_before or trainer.images_seen >= total:
-                    bar.note("measuring")
-                    self.tick()
-                if stop.requested and trainer.images_seen < total:
-                    self.folder.write_state(trainer.state())
-                    raise Interrupted(f"stopped at {trainer.images_seen / 1000:.1f} kimg")
-        samples = self.folder.grid_path(trainer.kimg)
-        self.say(f"Finished: {trainer.kimg} kimg in {duration(self.elapsed_s())}. Samples: {samples}")
-
-    def step(self) -> None:
-        start = time.monotonic()
-        self.tick_scalars.append(self.trainer.step())
-        self.tick_step_s += time.monotonic() - start
-
-    def tick(self) -> None:
-        """Metrics, statistics, grid, snapshot, and last the state, so that a run killed in a tick repeats that tick."""
-        trainer, kimg = self.trainer, self.trainer.kimg
-        place = {"kimg": kimg, "images": trainer.images_seen}
-        means = self.mean_scalars()
-        if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
-            raise FloatingPointError(f"training diverged before {kimg} kimg: {means}; the last good state is kept")
-        results = self.evaluator.evaluate(trainer.sampler("metrics"))
-        save_grid(self.sample_grid(), self.folder.grid_path(kimg), columns=GRID_COLUMNS)
-        snapshot = self.folder.write_snapshot(kimg, trainer.snapshot(), snapshot_metadata(trainer))
-        self.folder.append_metrics(results, {**place, "snapshot": snapshot.name, **self.evaluator.describe()})
-        speed = {"images_per_s": self.images_per_s(), "elapsed_s": self.elapsed_s()}
-        self.folder.append_stats({**place, **means, **speed, **results})
-        self.folder.write_state(trainer.state())
-        self.say(tick_line(kimg, self.options.kimg, results, means, speed))
-        self.tick_scalars, self.tick_step_s = [], 0.0
-
-    def sample_grid(self) -> Tensor:
-        """Fixed latents, one class per row."""
-        return self.trainer.sampler("grid")(class_rows(self.trainer.dataset.num_classes, GRID_COLUMNS))
-
-    def write_reference(self) -> None:
-        """What a new run is compared with: a grid of real images, and the metrics of held-out real images."""
-        dataset = self.trainer.dataset
-        indices = first_of_each(dataset.train.labels, dataset.num_classes, GRID_COLUMNS)
-        save_grid(dataset.train.batch(indices), self.folder.path / "reals.png", columns=GRID_COLUMNS)
-        floor = self.evaluator.floor()
-        self.folder.write_floor(floor, self.evaluator.describe())
-        self.say("floor (real against held-out real): " + metric_text(floor))
-
-    def announce(self) -> None:
-        trainer, options = self.trainer, self.options
-        verb = f"resuming at {trainer.images_seen / 1000:.1f} kimg" if trainer.images_seen else "starting"
-        images = f"{len(trainer.train_set):,} {options.data} images"
-        self.say(f"{options.preset}: {PRESETS[options.preset].summary}")
-        self.say(
-            f"{verb} in {self.folder.path}, to {options.kimg} kimg of {images}; "
-            f"G {parameter_count(trainer.generator):,} and D {parameter_count(trainer.discriminator):,} parameters"
-        )
-
-    def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        self.folder.append_log(line)
-
-    def images_per_s(self) -> float:
-        """Real images per second of training steps since the last tick, metrics not counted."""
-        images = len(self.tick_scalars) * self.trainer.images_per_step
-        return images / self.tick_step_s if images else 0.0
-
-    def elapsed_s(self) -> float:
-        return self.elapsed_before_s + time.monotonic() - self.started
-
-    def latest_losses(self) -> dict[str, float]:
-        latest = self.tick_scalars[-1]
-        return {"G": float(latest["loss_generator"]), "D": float(latest["loss_discriminator"])}
-
-    def mean_scalars(self) -> dict[str, float]:
-        if not self.tick_scalars:
-            return {}
-        return {name: float(torch.stack([s[name] for s in self.tick_scalars]).mean()) for name in self.tick_scalars[0]}
-
-
-def describe(trainer: Trainer) -> dict[str, Any]:
-    """Facts about the data and the networks that belong beside the options."""
-    return {
-        "dataset": {"name": trainer.dataset.name, **trainer.dataset.built},
-        "generator": {
-            "parameters": parameter_count(trainer.generator),
-            "map_channels": trainer.generator.map_channels,
-            "widths": trainer.generator.widths,
-        },
-        "discriminator": {
-            "parameters": parameter_count(trainer.discriminator),
-            "widths": trainer.discriminator.widths,
-        },
-        "torch": torch.__version__,
-    }
-
-
-def snapshot_metadata(trainer: Trainer) -> dict[str, Any]:
-    """What a snapshot carries so that it can be loaded without its run folder."""
-    dataset = trainer.dataset
-    return {
-        "options": asdict(trainer.options),
-        "images": trainer.images_seen,
-        "shape": {
-            "resolution": dataset.resolution,
-            "channels": dataset.channels,
-            "num_classes": dataset.num_classes,
-        },
-    }
-
-
-def metric_text(results: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in results.items())
-
-
-def tick_line(
-    kimg: int, total: int, results: dict[str, float], means: dict[str, float], speed: dict[str, float]
-) -> str:
-    parts = [f"kimg {kimg}/{total}", metric_text(results)]
-    if means:
-        parts.append("  ".join(f"{name} {value:.3f}" for name, value in means.items()))
-        parts.append(f"{speed['images_per_s']:.0f} images/s")
-    return "  |  ".join([*parts, duration(speed["elapsed_s"])])
+__all__ = ["main"]
 
 
 def print_presets(console: Console) -> None:
@@ -230,53 +25,27 @@ def print_presets(console: Console) -> None:
     console.print(table)
 
 
-def preview(options: Options, outdir: Path, console: Console) -> None:
-    """Print what a run would be and cost: a few steps are taken in memory, no file is written.
-
-    Raises:
-        ChangedOptions, CheckpointError, ValueError: as `train`.
-    """
-    folder = RunFolder(outdir)
-    folder.check(options)
-    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset)
-    trainer = Trainer(options, dataset)
-    table = Table("option", "value", title=f"{options.preset}: {PRESETS[options.preset].summary}")
-    for field in fields(options):
-        table.add_row(field.name, str(getattr(options, field.name)))
-    table.add_row("outdir", f"{outdir} ({'holds this run' if folder.exists else 'new'})")
-    console.print(table)
-    networks = describe(trainer)
-    for name in ("generator", "discriminator"):
-        console.print(f"{name}: {networks[name]['parameters']:,} parameters, widths {networks[name]['widths']}")
-    console.print(f"data: {len(dataset.train):,} training and {len(dataset.test):,} held-out images, {dataset.built}")
-    console.print(estimate(trainer), highlight=False)
-
-
-def estimate(trainer: Trainer) -> str:
-    """A sentence about time, from a few measured steps and one measured evaluation."""
-    trainer.step()
-    start = time.monotonic()
-    for _ in range(MEASURED_STEPS):
-        trainer.step()
-    step_s = (time.monotonic() - start) / MEASURED_STEPS
-    evaluator = Evaluator(trainer.dataset, device=trainer.options.device)
-    start = time.monotonic()
-    evaluator.evaluate(trainer.sampler("metrics"))
-    tick_s = time.monotonic() - start
-    steps = -(-trainer.options.kimg * 1000 // trainer.images_per_step)
-    ticks = 1 + -(-trainer.options.kimg // trainer.options.tick)
-    return (
-        f"estimated cost: {steps:,} steps of {step_s * 1000:.0f} ms ({trainer.images_per_step / step_s:.0f} images/s) "
-        f"and {ticks} ticks of {tick_s:.1f} s: {duration(steps * step_s + ticks * tick_s)} on this machine"
-    )
-
-
 def check_device(name: str) -> None:
     """Raise a usage error unless tensors can be made on this device."""
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise click.BadParameter(str(error).splitlines()[0], param_hint="--device") from error
+
+
+def check_backend(name: str, device: str) -> None:
+    """Raise a usage error unless this backend convolves on this device."""
+    import torch
+
+    import gconv
+
+    pixel, weight = torch.zeros(1, 1, 1, 1, device=device), torch.zeros(1, 1, 1, 1, device=device)
+    try:
+        gconv.lifting_conv2d(pixel, weight, group=gconv.CyclicGroup(4), backend=name)
+    except (RuntimeError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint="--backend") from error
 
 
 @click.command(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
@@ -297,14 +66,16 @@ def check_device(name: str) -> None:
 @click.option(
     "--kimg",
     type=click.IntRange(min=1),
+    metavar="N",
     help=f"Length in thousands of real images shown to D; may grow later. [default: {Options.kimg}]",
 )
 @click.option(
     "--tick",
     type=click.IntRange(min=1),
+    metavar="N",
     help=f"Metrics, grid and snapshot every so many kimg. [default: {Options.tick}]",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="Of everything random. [default: 0]")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything random. [default: 0]")
 @click.option(
     "--outdir", type=click.Path(path_type=Path, file_okay=False), help="The run folder. [default: runs/<preset>]"
 )
@@ -332,20 +103,31 @@ def main(preset: str, outdir: Path | None, dry_run: bool, list_presets: bool, **
     if list_presets:
         print_presets(console)
         return
-    if overrides["device"] is not None:
-        check_device(overrides["device"])
+    wait_without_spinning()
+    from sgan.checkpoints import CheckpointError  # here: imports torch, which --help need not wait for
+    from sgan.session import Interrupted, preview, train
+
     try:
         options = resolve(preset, **overrides)
+        check_device(options.device)
+        if options.backend is not None:
+            check_backend(options.backend, options.device)
         outdir = outdir or Path("runs") / preset
-        if dry_run:
-            preview(options, outdir, console)
-        else:
-            train(options, outdir, console)
+        (preview if dry_run else train)(options, outdir, console)
     except Interrupted as stop:
         console.print(f"{stop}. Run the same command again to resume.", highlight=False)
         sys.exit(130)
-    except (ChangedOptions, CheckpointError, FloatingPointError, ValueError, OSError) as error:
+    except (CheckpointError, FloatingPointError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def wait_without_spinning() -> None:
+    """Let OpenMP's threads sleep between parallel regions, unless the user has chosen otherwise.
+
+    OpenMP reads this once, when torch loads it. Threads that spin keep a core from whatever else runs: beside one other
+    busy process on two cores a step took 6 to 10 s instead of 1.2 s.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 if __name__ == "__main__":

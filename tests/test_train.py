@@ -17,7 +17,8 @@ from sgan import checkpoints
 from sgan.checkpoints import CheckpointError
 from sgan.config import Options
 from sgan.runs import ChangedOptions, RunFolder, read_json_lines
-from sgan.train import Interrupted, main, train
+from sgan.session import Interrupted, train
+from sgan.train import main
 from sgan.trainer import Trainer
 
 TINY = Options(
@@ -214,7 +215,7 @@ def test_divergence_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sgan.train.estimate", lambda trainer: "estimated cost: stub")
+    monkeypatch.setattr("sgan.session.estimate", lambda trainer: "estimated cost: stub")
     result = CliRunner().invoke(main, ["--dry-run", "--kimg", "7"])
     assert result.exit_code == 0, result.output
     assert "estimated cost" in result.output
@@ -236,6 +237,7 @@ def test_list_names_every_preset() -> None:
         (["--data", "no/such/folder"], "no such file or folder"),
         (["--subset", "2"], "subset must be a fraction"),
         (["--device", "nowhere"], "--device"),
+        (["--backend", "fastest"], "--backend"),
     ],
 )
 def test_bad_arguments_give_one_line_and_no_folder(
