@@ -45,7 +45,10 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _view(x: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """What the native code needs of a tensor; the stride of a single channel is arbitrary in torch and 1 there."""
+    """What the native code needs of a tensor; the stride of a single channel is arbitrary in torch and 1 there.
+
+    x must be a variable of the caller: the address of a temporary is free before the native code reads it.
+    """
     strides = x.stride()
     if x.dim() >= 4 and x.shape[1] == 1:
         strides = (strides[0], 1, *strides[2:])
@@ -59,10 +62,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, s
     height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
     out = layout.empty(x, (x.shape[0], weight.shape[0], group.order, height, width))
     run = _native.group_conv2d if weight.dim() == 5 else _native.lifting_conv2d
-    bias_view = None if bias is None else _view(bias.contiguous())
+    bias = None if bias is None else bias.contiguous()
     run(
-        _native_group(group), DTYPES[x.dtype], _view(x), _view(weight), bias_view, _view(out),
-        stride, padding, torch.get_num_threads(),
+        _native_group(group), DTYPES[x.dtype], _view(x), _view(weight), None if bias is None else _view(bias),
+        _view(out), stride, padding, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -127,11 +130,11 @@ def group_pool(x: Tensor, cosets: Cosets, mode: str) -> tuple[Tensor, Tensor]:
 
 def group_pool_backward(grad_out: Tensor, index: Tensor, cosets: Cosets, mode: str) -> Tensor:
     """The transpose of :func:`group_pool` at a fixed index: (N, C, |G|, H, W)."""
-    grad_out = _channels_last(grad_out)
+    grad_out, index = _channels_last(grad_out), _channels_last(index) if mode == "max" else index
     order = len(cosets) * len(cosets[0])
     grad_x = layout.empty(grad_out, (*grad_out.shape[:2], order, *grad_out.shape[3:]))
     _native.group_pool_backward(
-        DTYPES[grad_out.dtype], _view(grad_out), _view(_channels_last(index)) if mode == "max" else None,
+        DTYPES[grad_out.dtype], _view(grad_out), _view(index) if mode == "max" else None,
         _view(grad_x), _native_cosets(cosets), mode, torch.get_num_threads(),
     )  # fmt: skip
     return grad_x
@@ -139,10 +142,10 @@ def group_pool_backward(grad_out: Tensor, index: Tensor, cosets: Cosets, mode: s
 
 def group_pool_select(x: Tensor, index: Tensor, cosets: Cosets) -> Tensor:
     """Reads the members that an earlier max pool chose: (N, C, cosets, H, W)."""
-    x = _channels_last(x)
+    x, index = _channels_last(x), _channels_last(index)
     out = layout.empty(x, tuple(index.shape))
     _native.group_pool_select(
-        DTYPES[x.dtype], _view(x), _view(_channels_last(index)), _view(out),
+        DTYPES[x.dtype], _view(x), _view(index), _view(out),
         _native_cosets(cosets), torch.get_num_threads(),
     )  # fmt: skip
     return out
