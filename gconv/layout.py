@@ -26,7 +26,7 @@ def canonical(x: Tensor) -> Tensor:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    channels, *spatial = (max(length, 1) for length in shape[1:])
+    channels, *spatial = shape[1:]
     strides = [channels]
     for length in reversed(spatial):
         strides.append(strides[-1] * length)
