@@ -43,7 +43,7 @@ def lifting_conv2d(
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout, with
         H' = (H + 2 * padding - K) // stride + 1. Gradients of every order exist.
-        float16 and bfloat16 accumulate in float32.
+        float16 and bfloat16: "reference" accumulates in float32 and rounds once, "dense" rounds as torch's conv2d.
 
     Raises:
         TypeError: not tensors, integer or mixed dtypes, stride or padding not an int.
@@ -215,7 +215,7 @@ def _convolve(
     padding: int,
     backend: str | None,
 ) -> Tensor:
-    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+    if isinstance(x, Tensor) and _autocasts(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = _autocast(x, dtype), _autocast(weight, dtype)
         bias = None if bias is None else _autocast(bias, dtype)
@@ -223,6 +223,10 @@ def _convolve(
     name = _backend_name(operation, backend)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
+
+
+def _autocasts(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
