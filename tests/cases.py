@@ -141,6 +141,15 @@ def _random_cases(rng: random.Random, fixed: dict[str, Any]) -> Iterator[Case]:
             yield case
 
 
+def three_maps(case: Case, x: Tensor, weight: Tensor, grad_out: Tensor, backend: str) -> dict[str, Tensor]:
+    """The convolution without bias and its two gradients."""
+    return {
+        "forward": case.run(x, weight, None, backend),
+        "input_grad": case.input_grad(grad_out, weight, backend),
+        "weight_grad": case.weight_grad(x, grad_out, backend),
+    }
+
+
 def rounding_bound(terms: int, magnitude: Tensor, dtype: torch.dtype) -> Tensor:
     """How far a sum of ``terms`` products, computed in ``dtype``, may be from the exact one.
 

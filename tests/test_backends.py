@@ -12,21 +12,13 @@ from cases import (
     pairs,
     pairwise_cases,
     rounding_bound,
+    three_maps,
 )
 from torch import Tensor
 
 CASES = pairwise_cases(300)
 CHUNKS = [CASES[first::10] for first in range(10)]
 PERTURBATION = 1e-4
-
-
-def three_maps(case: Case, x: Tensor, weight: Tensor, grad_out: Tensor, backend: str) -> dict[str, Tensor]:
-    """The convolution without bias and its two gradients."""
-    return {
-        "forward": case.run(x, weight, None, backend),
-        "input_grad": case.input_grad(grad_out, weight, backend),
-        "weight_grad": case.weight_grad(x, grad_out, backend),
-    }
 
 
 def bounds(case: Case, magnitudes: dict[str, Tensor], backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
