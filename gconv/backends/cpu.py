@@ -1,7 +1,7 @@
 """The native CPU engine: the group-Fourier algorithm in C++ (csrc/cpu), called on raw pointers.
 
 float32 and float64. The gradient in the input is a convolution with the adjoint filter, so the native code has one
-convolution and one filter gradient; see the derivation in csrc/cpu/group_conv2d.h.
+convolution and one filter gradient; see the derivation in csrc/cpu/engine.h.
 """
 
 from __future__ import annotations
