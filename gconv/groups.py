@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -50,6 +49,7 @@ class PlanarGroup:
         order: the number of elements |G|.
         rotations: the number of rotations n.
         flips: whether the group contains reflections.
+        irreps: the real irreducible representations; the sum of dim * columns is the order.
     """
 
     def __init__(self, rotations: int, flips: bool) -> None:
@@ -67,6 +67,7 @@ class PlanarGroup:
         self.flips = flips
         self.order = 2 * rotations if flips else rotations
         self.name = f"{letter}{rotations}"
+        self.irreps = _irreps(self)
 
     def __repr__(self) -> str:
         return f"{'DihedralGroup' if self.flips else 'CyclicGroup'}({self.rotations})"
@@ -158,11 +159,6 @@ class PlanarGroup:
             f"act: x must be (N, C, H, W) or (N, C, {self.order}, H, W) for group {self.name}, got {tuple(x.shape)}"
         )
 
-    @property
-    def irreps(self) -> tuple[Irrep, ...]:
-        """The real irreducible representations; sum of dim * columns equals the order."""
-        return _irreps(self)
-
     def moves_axis(self, axis: int) -> bool:
         """Whether some element flips or rotates axis 0 (rows) or 1 (columns)."""
         identity = ((1, 0), (0, 1))
@@ -177,7 +173,15 @@ class PlanarGroup:
         Raises:
             ValueError: not a subgroup.
         """
-        return _cosets(self, tuple(subgroup))
+        for element in subgroup:
+            self._check_element(element, "subgroup")
+        members = set(subgroup)
+        if 0 not in members or any(self.product(a, b) not in members for a in members for b in members):
+            raise ValueError(
+                f"cosets: subgroup must hold the identity 0 and be closed under the product of {self.name}, "
+                f"got {list(subgroup)}"
+            )
+        return tuple(sorted({tuple(sorted(self.product(g, h) for h in members)) for g in self.elements}))
 
 
 class CyclicGroup(PlanarGroup):
@@ -194,17 +198,6 @@ class DihedralGroup(PlanarGroup):
         super().__init__(n, flips=True)
 
 
-@cache
-def group_from_name(name: str) -> PlanarGroup:
-    """The group called ``name``: "C1", "C2", "C4", "D1", "D2" or "D4"."""
-    if not isinstance(name, str):
-        raise TypeError(f"group_from_name: name must be a str, got {type(name).__name__}")
-    if name[:1] not in ("C", "D") or not name[1:].isdecimal() or str(int(name[1:])) != name[1:]:
-        raise ValueError(f"group_from_name: name must be like 'C4' or 'D2', got {name!r}")
-    return (DihedralGroup if name[0] == "D" else CyclicGroup)(int(name[1:]))
-
-
-@cache
 def _irreps(group: PlanarGroup) -> tuple[Irrep, ...]:
     signs = (1, -1) if group.rotations % 2 == 0 else (1,)
     one_dimensional = [
@@ -224,15 +217,15 @@ def _irreps(group: PlanarGroup) -> tuple[Irrep, ...]:
     return (*one_dimensional, plane)
 
 
-@cache
-def _cosets(group: PlanarGroup, subgroup: tuple[int, ...]) -> Cosets:
-    for element in subgroup:
-        group._check_element(element, "subgroup")
-    members = set(subgroup)
-    if 0 not in members or any(group.product(a, b) not in members for a in members for b in members):
-        raise ValueError(
-            f"cosets: subgroup must hold the identity 0 and be closed under the product of {group.name}, "
-            f"got {list(subgroup)}"
-        )
-    cosets = {tuple(sorted(group.product(g, h) for h in members)) for g in group.elements}
-    return tuple(sorted(cosets))
+_LATTICE_GROUPS = {group.name: group for kind in (CyclicGroup, DihedralGroup) for group in map(kind, _LATTICE_ORDERS)}
+
+
+def group_from_name(name: str) -> PlanarGroup:
+    """The group called ``name``: "C1", "C2", "C4", "D1", "D2" or "D4"."""
+    if not isinstance(name, str):
+        raise TypeError(f"group_from_name: name must be a str, got {type(name).__name__}")
+    if name in _LATTICE_GROUPS:
+        return _LATTICE_GROUPS[name]
+    if name[:1] not in ("C", "D") or not name[1:].isdecimal() or str(int(name[1:])) != name[1:]:
+        raise ValueError(f"group_from_name: name must be like 'C4' or 'D2', got {name!r}")
+    return (DihedralGroup if name[0] == "D" else CyclicGroup)(int(name[1:]))

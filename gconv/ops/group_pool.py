@@ -6,13 +6,14 @@ a read of the same index: group_pool, group_pool_backward and group_pool_select 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gconv import backends
-from gconv.groups import PlanarGroup, group_from_name
+from gconv.groups import Cosets, PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
 
 _OPTIONS = "str group, int[] subgroup, str mode, str backend"
@@ -24,6 +25,11 @@ torch.library.define("gconv::group_pool_select", f"(Tensor x, Tensor index, {_OP
 _ops = torch.ops.gconv
 
 
+@cache
+def _cosets(group: PlanarGroup, subgroup: tuple[int, ...]) -> Cosets:
+    return group.cosets(subgroup)
+
+
 def _pooled_shape(x: Tensor, group: PlanarGroup, subgroup: list[int]) -> tuple[int, ...]:
     return (*x.shape[:2], group.order // len(subgroup), *x.shape[3:])
 
@@ -32,7 +38,7 @@ def _pooled_shape(x: Tensor, group: PlanarGroup, subgroup: list[int]) -> tuple[i
 def _pool(x: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> tuple[Tensor, Tensor]:
     planar_group = group_from_name(group)
     run = backends.resolve(backend, "group_pool", x, planar_group)
-    out, index = run.group_pool(x, planar_group.cosets(subgroup), mode)
+    out, index = run.group_pool(x, _cosets(planar_group, tuple(subgroup)), mode)
     return canonical(out), canonical(index) if mode == "max" else index
 
 
@@ -47,7 +53,7 @@ def _(x: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> tu
 def _scatter(grad_out: Tensor, index: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> Tensor:
     planar_group = group_from_name(group)
     run = backends.resolve(backend, "group_pool", grad_out, planar_group)
-    return canonical(run.group_pool_backward(grad_out, index, planar_group.cosets(subgroup), mode))
+    return canonical(run.group_pool_backward(grad_out, index, _cosets(planar_group, tuple(subgroup)), mode))
 
 
 @torch.library.register_fake("gconv::group_pool_backward")
@@ -59,7 +65,7 @@ def _(grad_out: Tensor, index: Tensor, group: str, subgroup: list[int], mode: st
 def _select(x: Tensor, index: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> Tensor:
     planar_group = group_from_name(group)
     run = backends.resolve(backend, "group_pool", x, planar_group)
-    cosets = planar_group.cosets(subgroup)
+    cosets = _cosets(planar_group, tuple(subgroup))
     return canonical(run.group_pool(x, cosets, mode)[0] if mode == "mean" else run.group_pool_select(x, index, cosets))
 
 
