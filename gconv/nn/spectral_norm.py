@@ -8,6 +8,7 @@ Neither builds the bank.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -71,7 +72,10 @@ class _OperatorNorm(nn.Module):
         return torch.stack(values).amax()
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight / self.sigma(weight)
+        """The weight over sigma, which autocast must not round: it is the layer's Lipschitz bound."""
+        device = weight.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            return weight / self.sigma(weight)
 
 
 class _Operator(Protocol):
