@@ -248,8 +248,8 @@ def _check_convolution(
     _check_int(operation, "padding", padding, 0)
     _check_filter(operation, weight, group, lifting)
     c_out, c_in, size = weight.shape[0], weight.shape[1], weight.shape[-1]
-    wanted = f"(N, {c_in}, H, W)" if lifting else f"(N, {c_in}, {group.order}, H, W)"
     if x.dim() != weight.dim() or x.shape[1] != c_in or (not lifting and x.shape[2] != group.order):
+        wanted = f"(N, {c_in}, H, W)" if lifting else f"(N, {c_in}, {group.order}, H, W)"
         raise ValueError(
             f"{operation}: x must be {wanted} for group {group.name} and weight {tuple(weight.shape)}, "
             f"got {tuple(x.shape)}"
@@ -271,12 +271,12 @@ def _check_convolution(
 
 
 def _check_filter(operation: str, weight: Tensor, group: PlanarGroup, lifting: bool) -> None:
-    wanted = "(C_out, C_in, K, K)" if lifting else f"(C_out, C_in, {group.order}, K, K) for group {group.name}"
     group_axis_fits = lifting or (weight.dim() == 5 and weight.shape[2] == group.order)
-    if weight.dim() != (4 if lifting else 5) or not group_axis_fits or weight.shape[-1] != weight.shape[-2]:
-        raise ValueError(f"{operation}: weight must be {wanted}, got {tuple(weight.shape)}")
-    if weight.shape[0] < 1 or weight.shape[1] < 1 or weight.shape[-1] < 1:
-        raise ValueError(f"{operation}: weight must be {wanted} without empty axes, got {tuple(weight.shape)}")
+    fits = weight.dim() == (4 if lifting else 5) and group_axis_fits and weight.shape[-1] == weight.shape[-2]
+    if not fits or min(weight.shape) < 1:
+        wanted = "(C_out, C_in, K, K)" if lifting else f"(C_out, C_in, {group.order}, K, K) for group {group.name}"
+        without = " without empty axes" if fits else ""
+        raise ValueError(f"{operation}: weight must be {wanted}{without}, got {tuple(weight.shape)}")
 
 
 def _check_group(operation: str, group: PlanarGroup) -> None:
