@@ -114,17 +114,10 @@ def group_pool(
         RuntimeError: the named backend cannot run this tensor.
     """
     operation = "group_pool"
-    _check_group(operation, group)
-    _check_tensor(operation, "x", x)
-    if x.dim() != 5 or x.shape[2] != group.order:
-        raise ValueError(
-            f"{operation}: x must be (N, C, {group.order}, H, W) for group {group.name}, got {tuple(x.shape)}"
-        )
+    _check_pool(operation, x, group)
     if mode not in ("max", "mean"):
         raise ValueError(f"{operation}: mode must be 'max' or 'mean', got {mode!r}")
-    members = list(group.elements) if subgroup is None else sorted(set(subgroup))
-    group.cosets(members)
-    _check_floating(operation, "x", x)
+    members = list(group.elements) if subgroup is None else _subgroup(operation, group, subgroup)
     name = _backend_name(operation, backend)
     out, _ = torch.ops.gconv.group_pool(x, group.name, members, mode, name)
     return out.squeeze(2) if subgroup is None else out
@@ -194,8 +187,7 @@ def explain(
     if operation not in _OPERATIONS:
         raise ValueError(f"explain: operation must be one of {', '.join(_OPERATIONS)}, got {operation!r}")
     if operation == "group_pool":
-        _check_group(operation, group)
-        _check_tensor(operation, "x", x)
+        _check_pool(operation, x, group)
     else:
         if weight is None:
             raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
@@ -256,10 +248,11 @@ def _check_convolution(
         )
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != c_out):
         raise ValueError(f"{operation}: bias must be ({c_out},), got {tuple(bias.shape)}")
-    if x.shape[-2] + 2 * padding < size or x.shape[-1] + 2 * padding < size:
+    least = max(1, size - 2 * padding)
+    if x.shape[-2] < least or x.shape[-1] < least:
         raise ValueError(
-            f"{operation}: x must have H and W of at least {size} - 2 * padding = {size - 2 * padding} "
-            f"for a {size} x {size} filter, got {tuple(x.shape)}"
+            f"{operation}: x must have H and W of at least {least} for a {size} x {size} filter and "
+            f"padding = {padding}, got {tuple(x.shape)}"
         )
     for argument, tensor in operands.items():
         _check_floating(operation, argument, tensor)
@@ -268,6 +261,30 @@ def _check_convolution(
     for argument, tensor in operands.items():
         if tensor.device != x.device:
             raise ValueError(f"{operation}: {argument} must be on x's device {x.device}, got {tensor.device}")
+
+
+def _check_pool(operation: str, x: Tensor, group: PlanarGroup) -> None:
+    _check_group(operation, group)
+    _check_tensor(operation, "x", x)
+    if x.dim() != 5 or x.shape[2] != group.order:
+        raise ValueError(
+            f"{operation}: x must be (N, C, {group.order}, H, W) for group {group.name}, got {tuple(x.shape)}"
+        )
+    _check_floating(operation, "x", x)
+
+
+def _subgroup(operation: str, group: PlanarGroup, subgroup: Sequence[int]) -> list[int]:
+    """The subgroup's elements in increasing order."""
+    if not isinstance(subgroup, Sequence) or not all(type(element) is int for element in subgroup):
+        raise TypeError(f"{operation}: subgroup must be None or a sequence of ints, got {subgroup!r}")
+    try:
+        group.cosets(subgroup)
+    except ValueError as error:
+        raise ValueError(
+            f"{operation}: subgroup must hold elements of {group.name}, the identity 0 among them, and be closed under "
+            f"the product, got {list(subgroup)}"
+        ) from error
+    return sorted(set(subgroup))
 
 
 def _check_filter(operation: str, weight: Tensor, group: PlanarGroup, lifting: bool) -> None:
