@@ -22,14 +22,22 @@ def info() -> dict[str, Any]:
 
 
 @cache
-def native() -> ModuleType | None:
-    """The compiled extension, or None if it was not built."""
+def _load() -> tuple[ModuleType | None, str]:
+    """The compiled extension, or None and why it is missing."""
     try:
-        return importlib.import_module("gconv._native")
+        return importlib.import_module("gconv._native"), ""
     except ModuleNotFoundError:
-        return None
+        return None, str(info().get("native_missing_reason") or "gconv._native is missing: build again")
+    except ImportError as error:  # built for another machine, or a library of the compiler is gone
+        return None, f"gconv._native does not load: {error}"
+
+
+def native() -> ModuleType | None:
+    """The compiled extension, or None if it was not built or does not load."""
+    return _load()[0]
 
 
 def native_missing() -> str | None:
     """Why there is no compiled extension; None if there is one."""
-    return None if native() else str(info().get("native_missing_reason") or "gconv._native is missing: build again")
+    module, reason = _load()
+    return None if module else reason
