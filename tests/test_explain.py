@@ -1,0 +1,166 @@
+"""Which backend runs and why: explain, named backends, and what is said when the native module is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from cases import BACKENDS, OPERATIONS, Case
+from torch import Tensor
+
+import gconv
+from gconv import backends, build
+
+
+@pytest.fixture
+def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """As after an install on a machine without a compiler; gives the recorded reason."""
+    reason = "no C++17 compiler was found"
+    monkeypatch.setitem(sys.modules, "gconv._native", None)  # makes the import fail
+    monkeypatch.setattr(build, "info", lambda: {"native": False, "native_missing_reason": reason})
+    build._load.cache_clear()
+    yield reason
+    build._load.cache_clear()
+
+
+def calls(monkeypatch: pytest.MonkeyPatch, function: str) -> list[str]:
+    """The names of the backends whose function runs from now on."""
+    ran: list[str] = []
+    for name, module in backends.BACKENDS.items():
+
+        def spy(*args: object, name: str = name, real: object = getattr(module, function)) -> object:
+            ran.append(name)
+            assert callable(real)
+            return real(*args)
+
+        monkeypatch.setattr(module, function, spy)
+    return ran
+
+
+def operands(operation: str, group: str = "C4", dtype: torch.dtype = torch.float32) -> tuple[Case, Tensor, Tensor]:
+    case = Case(operation, group)
+    x, weight, _ = case.operands(lambda shape: torch.randn(shape).to(dtype))
+    return case, x, weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("group", ["C1", "C4", "D4"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_explain_names_the_backend_that_runs(
+    operation: str, group: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, x, weight = operands(operation, group, dtype)
+    for stride in (1, 2):
+        told = gconv.explain(operation, x, weight, group=case.planar_group, stride=stride, padding=1)
+        assert told.operation == operation
+        assert told.backend in backends.BACKENDS
+        assert told.reason
+        with monkeypatch.context() as patch:
+            ran = calls(patch, "conv2d")
+            getattr(gconv, operation)(x, weight, group=case.planar_group, stride=stride, padding=1)
+            assert ran == [told.backend]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_explain_names_the_backend_that_pools(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, group = torch.randn(1, 2, 4, 3, 3).to(dtype), gconv.CyclicGroup(4)
+    told = gconv.explain("group_pool", x, group=group)
+    ran = calls(monkeypatch, "group_pool")
+    gconv.group_pool(x, group=group)
+    assert ran == [told.backend]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_named_backend_runs_in_both_directions(operation: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, x, weight = operands(operation)
+    ran = [calls(monkeypatch, name) for name in ("conv2d_input_grad", "conv2d_weight_grad")]
+    case.run(x.requires_grad_(), weight.requires_grad_(), None, backend).sum().backward()
+    assert ran == [[backend], [backend]]
+
+
+def test_explanations_read_well() -> None:
+    case, x, weight = operands("group_conv2d", dtype=torch.bfloat16)
+    lines = str(gconv.explain("group_conv2d", x, weight, group=case.planar_group, padding=1)).splitlines()
+    assert lines[0].startswith("group_conv2d: dense (cpu cannot run: ")
+    assert lines[1].startswith("  cpu cannot run: ")
+    assert len(lines) == 2
+
+
+def test_explain_refuses_what_the_op_refuses() -> None:
+    case, x, weight = operands("group_conv2d")
+    group = case.planar_group
+    with pytest.raises(ValueError, match=r"^explain: operation must be one of .*, got 'conv2d'"):
+        gconv.explain("conv2d", x, weight, group=group)
+    with pytest.raises(TypeError, match=r"^group_conv2d: weight must be a Tensor, got NoneType"):
+        gconv.explain("group_conv2d", x, group=group)
+    with pytest.raises(ValueError, match=r"^group_conv2d: x must be"):
+        gconv.explain("group_conv2d", x[0], weight, group=group)
+    with pytest.raises(ValueError, match=r"^group_pool: x must be"):
+        gconv.explain("group_pool", x[0], group=group)
+    with pytest.raises(TypeError, match=r"^group_pool: x must be floating point"):
+        gconv.explain("group_pool", x.int(), group=group)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_named_backend_that_cannot_run_says_why(operation: str) -> None:
+    case, x, weight = operands(operation, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match=f"^{operation}: backend 'cpu' cannot run: .+"):
+        case.run(x, weight, None, "cpu")
+    pooled = torch.randn(1, 2, 4, 3, 3).half()
+    with pytest.raises(RuntimeError, match=r"^group_pool: backend 'cpu' cannot run: .+"):
+        gconv.group_pool(pooled, group=gconv.CyclicGroup(4), backend="cpu")
+
+
+def test_without_the_native_module_dense_runs_and_everything_says_why(
+    without_native: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, x, weight = operands("group_conv2d")
+    told = gconv.explain("group_conv2d", x, weight, group=case.planar_group, padding=1)
+    assert told.backend == "dense"
+    assert told.reason == f"cpu cannot run: {without_native}"
+    assert told.unavailable == {"cpu": without_native}
+    ran = calls(monkeypatch, "conv2d")
+    case.run(x, weight, None)
+    assert ran == ["dense"]
+    with pytest.raises(RuntimeError, match=f"cannot run: {re.escape(without_native)}$"):
+        case.run(x, weight, None, "cpu")
+    runpy.run_module("gconv", run_name="__main__")
+    assert f"missing: {without_native}" in capsys.readouterr().out
+
+
+def test_an_extension_that_does_not_load_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build.importlib, "import_module", broken)
+        build._load.cache_clear()
+        assert build.native() is None
+        assert build.native_missing() == "gconv._native does not load: libgomp.so.1: cannot open shared object file"
+    build._load.cache_clear()
+
+
+def test_python_m_gconv_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module("gconv", run_name="__main__")
+    out = capsys.readouterr().out
+    assert gconv.__version__ in out
+    for name in ("reference", "dense", "cpu", "triton", "cuda"):
+        assert f"backend {name}" in out
+    assert torch.__version__ in out
+
+
+def test_what_was_built_is_what_runs() -> None:
+    """A build that claims a native module must give the cpu backend to this test run."""
+    record = json.loads(build._INFO.read_text()) if build._INFO.exists() else {}
+    assert ("cpu" in BACKENDS) == bool(record.get("native"))
+    if "cpu" in BACKENDS:
+        native = build.native()
+        assert native is not None
+        assert native.instruction_set() in native.instruction_sets()
+        assert set(native.instruction_sets()) <= set(record["instruction_sets"])
