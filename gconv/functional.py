@@ -115,9 +115,7 @@ def group_pool(
     """
     operation = "group_pool"
     _check_pool(operation, x, group)
-    if mode not in ("max", "mean"):
-        raise ValueError(f"{operation}: mode must be 'max' or 'mean', got {mode!r}")
-    members = list(group.elements) if subgroup is None else _subgroup(operation, group, subgroup)
+    members = _pool_members(operation, group, mode, subgroup)
     name = _backend_name(operation, backend)
     out, _ = torch.ops.gconv.group_pool(x, group.name, members, mode, name)
     return out.squeeze(2) if subgroup is None else out
@@ -273,8 +271,13 @@ def _check_pool(operation: str, x: Tensor, group: PlanarGroup) -> None:
     _check_floating(operation, "x", x)
 
 
-def _subgroup(operation: str, group: PlanarGroup, subgroup: Sequence[int]) -> list[int]:
-    """The subgroup's elements in increasing order."""
+def _pool_members(operation: str, group: PlanarGroup, mode: str, subgroup: Sequence[int] | None) -> list[int]:
+    """The elements of the subgroup to pool over, in increasing order."""
+    _check_group(operation, group)
+    if mode not in ("max", "mean"):
+        raise ValueError(f"{operation}: mode must be 'max' or 'mean', got {mode!r}")
+    if subgroup is None:
+        return list(group.elements)
     if not isinstance(subgroup, Sequence) or not all(type(element) is int for element in subgroup):
         raise TypeError(f"{operation}: subgroup must be None or a sequence of ints, got {subgroup!r}")
     try:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gconv.functional import group_conv2d, lifting_conv2d
+from gconv.functional import _backend_name, _check_group, group_conv2d, lifting_conv2d
 from gconv.groups import PlanarGroup
 
 
@@ -32,8 +32,8 @@ class _Convolution(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not isinstance(group, PlanarGroup):
-            raise TypeError(f"{name}: group must be a CyclicGroup or DihedralGroup, got {type(group).__name__}")
+        _check_group(name, group)
+        _backend_name(name, backend)
         for argument, value in {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -65,10 +65,8 @@ class _Convolution(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride > 1 and not self._warned and not torch.compiler.is_compiling():
-            self._warn_if_inexact(x)
         convolve = lifting_conv2d if self.lifting else group_conv2d
-        return convolve(
+        out = convolve(
             x,
             self.weight,
             self.bias,
@@ -77,20 +75,27 @@ class _Convolution(nn.Module):
             padding=self.padding,
             backend=self.backend,
         )
+        if self.stride > 1 and not self._warned and not torch.compiler.is_compiling():
+            self._warn_if_inexact(x)
+        return out
 
     def _warn_if_inexact(self, x: Tensor) -> None:
+        found, exact = [], []
         for axis, letter in enumerate("HW"):
-            length = x.shape[axis - 2]
-            rest = (length + 2 * self.padding - self.kernel_size) % self.stride
-            if rest and self.group.moves_axis(axis):
-                self._warned = True
-                warnings.warn(
-                    f"{type(self).__name__}: with K = {self.kernel_size}, stride = {self.stride} and padding = "
-                    f"{self.padding}, {letter} = {length} is not exactly equivariant under {self.group.name}: "
-                    f"the last {rest} of {letter} are never read; {letter} = {length - rest} or "
-                    f"{length - rest + self.stride} would be exact",
-                    stacklevel=4,
-                )
+            length, margin = x.shape[axis - 2], 2 * self.padding - self.kernel_size
+            below = length - (length + margin) % self.stride
+            if below < length and self.group.moves_axis(axis):
+                sizes = [size for size in (below, below + self.stride) if size >= max(1, -margin)]
+                found.append(f"{letter} = {length}")
+                exact.append(f"{letter} = {' or '.join(map(str, sizes))}")
+        if found:
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}: {' and '.join(found)} with K = {self.kernel_size}, stride = {self.stride} and "
+                f"padding = {self.padding} is not exactly equivariant under {self.group.name}: the windows do not end "
+                f"where they began; {' and '.join(exact)} would be exact",
+                stacklevel=4,
+            )
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, group={self.group!r}"]

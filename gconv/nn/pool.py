@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from gconv.functional import group_pool
+from gconv.functional import _backend_name, _pool_members, group_pool
 from gconv.groups import PlanarGroup
 
 
@@ -18,6 +18,9 @@ class GroupPool(nn.Module):
         mode: "max" or "mean".
         subgroup: pool over the left cosets of these elements only, giving (N, C, |G/H|, H, W).
         backend: see :func:`gconv.group_pool`.
+
+    Raises:
+        TypeError, ValueError: an argument out of range, named in the message.
     """
 
     def __init__(
@@ -29,6 +32,8 @@ class GroupPool(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
+        _pool_members("GroupPool", group, mode, subgroup)
+        _backend_name("GroupPool", backend)
         self.group = group
         self.mode = mode
         self.subgroup = None if subgroup is None else tuple(subgroup)
