@@ -133,6 +133,14 @@ def test_ops_compile_with_dynamic_shapes_and_gradients(operation: str) -> None:
             torch.testing.assert_close(ours, eager)
 
 
+def test_pooling_over_cosets_compiles() -> None:
+    pool = gconv.nn.GroupPool(group=gconv.DihedralGroup(4), subgroup=(0, 4))
+    compiled = torch.compile(pool, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (3, 4, 5):
+        x = torch.randn(2, 3, 8, size, size + 1)
+        assert torch.equal(compiled(x), pool(x))
+
+
 def test_autocast_compiles() -> None:
     net = model().float().eval()
     x = torch.randn(2, 1, 9, 9)
