@@ -145,7 +145,7 @@ def test_training_follows_a_changing_weight() -> None:
         optimiser.zero_grad()
         (-module(x).square().mean()).backward()
         optimiser.step()
-    assert 0.99 < largest_singular_value(module.eval()) < 1.05
+    assert 1 - 1e-9 < largest_singular_value(module.eval()) < 1.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
