@@ -16,6 +16,8 @@ from cases import (
 )
 from torch import Tensor
 
+from gconv import build
+
 CASES = pairwise_cases(300)
 CHUNKS = [CASES[first::10] for first in range(10)]
 PERTURBATION = 1e-4
@@ -95,3 +97,23 @@ def test_the_rounding_bound_catches_a_small_relative_error(chunk: int) -> None:
                 assert bool((error <= allowed[name]).all()), (case, backend, name)
                 wrong = (value.double() * (1 + PERTURBATION) - expected[name]).abs()
                 assert not expected[name].any() or bool((wrong > allowed[name]).any()), (case, backend, name)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the native module was not built: python -m gconv says why")
+def test_every_instruction_set_agrees_bit_for_bit_on_integers() -> None:
+    native = build.native()
+    assert native is not None
+    best = native.instruction_set()
+    try:
+        for name in native.instruction_sets():
+            native.use_instruction_set(name)
+            for case in CASES[::6]:
+                x, weight, _ = case.operands(integers)
+                grad_out = integers(case.output_shape)
+                expected = three_maps(case, x, weight, grad_out, "dense")
+                for dtype in (torch.float64, torch.float32):
+                    found = three_maps(case, x.to(dtype), weight.to(dtype), grad_out.to(dtype), "cpu")
+                    for key, value in found.items():
+                        assert torch.equal(value.double(), expected[key]), (case, name, dtype, key)
+    finally:
+        native.use_instruction_set(best)
