@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import (
     BACKENDS,
+    OPERATIONS,
     Case,
     all_pairs,
     integers,
@@ -97,6 +98,32 @@ def test_the_rounding_bound_catches_a_small_relative_error(chunk: int) -> None:
                 assert bool((error <= allowed[name]).all()), (case, backend, name)
                 wrong = (value.double() * (1 + PERTURBATION) - expected[name]).abs()
                 assert not expected[name].any() or bool((wrong > allowed[name]).any()), (case, backend, name)
+
+
+# Past one chunk of channels (192) and one tile of pixels (96) of the native engine; strides past the window; a margin
+# wider than the image.
+LARGE = [
+    {"size": 1, "c_in": 193, "c_out": 65, "padding": 0, "height": 7, "width": 15, "batch": 1},
+    {"size": 3, "c_in": 33, "c_out": 34, "padding": 1, "height": 9, "width": 23, "batch": 1},
+    {"size": 2, "c_in": 385, "c_out": 2, "padding": 1, "height": 3, "width": 4},
+    {"size": 2, "stride": 5, "padding": 9, "height": 4, "width": 130, "batch": 1},
+    {"size": 3, "stride": 7, "padding": 20, "height": 1, "width": 3},
+]
+
+
+@pytest.mark.parametrize("group", ["C1", "C4", "D4"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_sizes_past_the_blocks_of_the_engine(operation: str, group: str) -> None:
+    for shape in LARGE:
+        case = Case(operation, group, **shape)
+        x, weight, _ = (None if t is None else t.sign() for t in case.operands(integers))
+        grad_out = integers(case.output_shape).sign()
+        expected = three_maps(case, x, weight, grad_out, "dense")
+        for backend in BACKENDS:
+            for dtype in (torch.float64, torch.float32):
+                found = three_maps(case, x.to(dtype), weight.to(dtype), grad_out.to(dtype), backend)
+                for name, value in found.items():
+                    assert torch.equal(value.double(), expected[name]), (case, backend, dtype, name)
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the native module was not built: python -m gconv says why")
