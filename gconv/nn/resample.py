@@ -22,7 +22,13 @@ def _blur(x: Tensor, taps: tuple[int, int], stride: int) -> Tensor:
     """Depthwise binomial filter (Zhang 2019, arXiv 1904.11486), one pixel of replicated border on every side."""
     rows, columns = (torch.tensor(_BINOMIAL[size], dtype=x.dtype, device=x.device) for size in taps)
     weight = torch.outer(rows / rows.sum(), columns / columns.sum()).expand(x.shape[1], 1, *taps)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, stride=stride, groups=x.shape[1])
+    return F.conv2d(_replicate_border(x), weight, stride=stride, groups=x.shape[1])
+
+
+def _replicate_border(x: Tensor) -> Tensor:
+    """F.pad's mode "replicate", whose backward has no channels-last form that torch.compile gets right."""
+    x = torch.cat([x[..., :1, :], x, x[..., -1:, :]], dim=-2)
+    return torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
 
 
 def _average_down(x: Tensor) -> Tensor:
