@@ -37,8 +37,8 @@ class Options:
     data: str = "digits-rotated"
     subset: float | None = None
     seed: int = 0
-    kimg: int = 100
-    tick: int = 10
+    kimg: int = 40
+    tick: int = 4
     generator_group: str = "C4"
     discriminator_group: str = "C4"
     symmetrise_latent: bool = True
@@ -46,10 +46,10 @@ class Options:
     discriminator_width: float = 0.25
     latent_dim: int = 64
     label_dim: int = 64
-    batch: int = 64
+    batch: int = 32
     d_steps: int = 2
-    lr_g: float = 1e-4
-    lr_d: float = 4e-4
+    lr_g: float = 1e-3
+    lr_d: float = 2e-3
     r1_weight: float = 0.1
     ema_kimg: float = 5.0
     norm_momentum: float = 0.9
