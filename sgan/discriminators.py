@@ -17,7 +17,6 @@ __all__ = ["Discriminator"]
 PLANAR_WIDTHS = (128, 256, 512)  # one per block: SP-GAN's planar network for 28 x 28 images
 FILTER_SIZE = 3
 NEGATIVE_SLOPE = 0.2
-EMBEDDING_RANGE = 0.05  # uniform in +-0.05, Keras' default for embeddings, which the published code uses
 
 
 class Discriminator(nn.Module):
@@ -27,6 +26,9 @@ class Discriminator(nn.Module):
     max over the group, mean over the plane -> h. One block more than the generator has upsamplings, as published:
     28 -> 14 -> 7 -> 4, where 7 -> 4 is a 3 x 3 average of stride 2 (a 2 x 2 average drops a row and a column, and with
     them invariance).
+
+    Normalised operators bound every layer but the embedding, whose initial N(0, 1) entries therefore set the scale of
+    the scores: with entries within 0.05, the Frechet distance of digits-c4 at 38 kimg was 5.0 instead of 2.5.
 
     Args:
         group: a lattice group; CyclicGroup(1) is the planar baseline.
@@ -60,7 +62,6 @@ class Discriminator(nn.Module):
         self.pool = gnn.GroupPool(group=group, mode="max")
         self.score = gnn.spectral_norm(nn.Linear(self.widths[-1], 1))
         self.embed = nn.Embedding(num_classes, self.widths[-1])
-        nn.init.uniform_(self.embed.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Score images, higher is more real.
