@@ -139,7 +139,10 @@ class RunFolder:
             file.write(line + "\n")
 
     def forget_after(self, images_seen: int) -> None:
-        """Drop lines of stats and metrics beyond this point, left by a run that died before it saved its state."""
+        """Drop what a run wrote of stats and metrics after its last state: lines beyond this point, a half-written line.
+
+        To be called before anything is appended, or a line would be appended to a half-written one.
+        """
         for path in [self.path / "stats.jsonl", *self.path.glob("metric-*.jsonl")]:
             if path.exists():
                 kept = [line for line in read_json_lines(path) if line["images"] <= images_seen]

@@ -63,20 +63,24 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
     trainer = Trainer(options, dataset)
     if state is not None:
         trainer.load_state(state)
-        folder.forget_after(trainer.images_seen)
+    folder.forget_after(-1 if state is None else trainer.images_seen)
     folder.open(options, describe(trainer))
-    Session(trainer, folder, console).run()
+    Session(trainer, folder, console, is_new=state is None).run()
     return folder
 
 
 class Session:
-    """The loop around a trainer: ticks, files, and what is printed."""
+    """The loop around a trainer: ticks, files, and what is printed.
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, console: Console) -> None:
+    `is_new`: the run has written no state yet, so it starts with the reference and a tick at kimg 0.
+    """
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, console: Console, *, is_new: bool) -> None:
         self.trainer = trainer
         self.options = trainer.options
         self.folder = folder
         self.console = console
+        self.is_new = is_new
         self.evaluator = Evaluator(trainer.dataset, device=self.options.device)
         self.elapsed_before_s = folder.elapsed_s()
         self.started = time.monotonic()
@@ -87,7 +91,7 @@ class Session:
         """Train until options.kimg, with a tick at kimg 0 (of a new run), every options.tick kimg and at the end."""
         trainer = self.trainer
         self.announce()
-        if trainer.images_seen == 0:
+        if self.is_new:
             self.write_reference()
             self.tick()
         total = self.options.kimg * 1000
@@ -143,7 +147,7 @@ class Session:
 
     def announce(self) -> None:
         trainer, options = self.trainer, self.options
-        verb = f"resuming at {trainer.images_seen / 1000:.1f} kimg" if trainer.images_seen else "starting"
+        verb = "starting" if self.is_new else f"resuming at {trainer.images_seen / 1000:.1f} kimg"
         images = f"{len(trainer.train_set):,} {options.data} images"
         self.say(f"{options.preset}: {PRESETS[options.preset].summary}")
         self.say(

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+
+from sgan.config import Options
+from sgan.data import load_dataset
+from sgan.grids import first_of_each
 
 
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    """Options of a run of a second: 40 real digits, cut to 14 x 14, and networks of a few channels."""
+    digits = load_dataset("digits").train
+    few = first_of_each(digits.labels, 10, 4)
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(path, x=digits.images[few, 0, 7:21, 7:21].numpy(), y=digits.labels[few].numpy())
+    return Options(
+        preset="digits-c4",
+        data=str(path),
+        subset=0.8,
+        kimg=2,
+        tick=1,
+        batch=125,
+        d_steps=1,
+        generator_width=1 / 64,
+        discriminator_width=1 / 64,
+    )

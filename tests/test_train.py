@@ -8,7 +8,6 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,32 +16,10 @@ from PIL import Image
 from sgan import checkpoints
 from sgan.checkpoints import CheckpointError
 from sgan.config import Options
-from sgan.data import load_dataset
-from sgan.grids import first_of_each
 from sgan.runs import ChangedOptions, RunFolder, read_json_lines
 from sgan.session import Interrupted, train
 from sgan.train import main
 from sgan.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Options:
-    """Options of a run of a second: 40 real digits, cut to 14 x 14, and networks of a few channels."""
-    digits = load_dataset("digits").train
-    few = first_of_each(digits.labels, 10, 4)
-    path = tmp_path_factory.mktemp("data") / "few.npz"
-    np.savez(path, x=digits.images[few, 0, 7:21, 7:21].numpy(), y=digits.labels[few].numpy())
-    return Options(
-        preset="digits-c4",
-        data=str(path),
-        subset=0.8,
-        kimg=2,
-        tick=1,
-        batch=125,
-        d_steps=1,
-        generator_width=1 / 64,
-        discriminator_width=1 / 64,
-    )
 
 
 @pytest.fixture(scope="module")
