@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -24,11 +24,26 @@ from sgan import checkpoints
 from sgan.checkpoints import CheckpointError
 from sgan.config import Options, changed_options
 
-__all__ = ["ChangedOptions", "RunFolder"]
+__all__ = ["ChangedOptions", "RunFolder", "SavedState", "read_json_lines"]
 
 
 class ChangedOptions(ValueError):
     """The folder holds a run with other options."""
+
+
+class SavedState(NamedTuple):
+    """What training-state.safetensors holds.
+
+    tensors: what the trainer continues from. elapsed_s: seconds the run had taken.
+    """
+
+    tensors: dict[str, Tensor]
+    elapsed_s: float
+
+    @property
+    def images_seen(self) -> int:
+        """Real images shown to the discriminator, 0 if the state does not say."""
+        return int(self.tensors.get("images_seen", 0))
 
 
 class RunFolder:
@@ -79,22 +94,16 @@ class RunFolder:
                 "--outdir to start a new run."
             )
 
-    def elapsed_s(self) -> float:
-        """Seconds that the run had taken at its last tick, 0 for a new run."""
-        path = self.path / "stats.jsonl"
-        lines = read_json_lines(path) if path.exists() else []
-        return float(lines[-1]["elapsed_s"]) if lines else 0.0
-
     def open(self, options: Options, facts: Mapping[str, Any]) -> None:
         """Make the folder and record the options, and facts about the data and the networks beside them."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_json(self.options_path, {"options": asdict(options), **facts})
 
-    def write_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the state that training continues from."""
-        checkpoints.write(self.state_path, tensors, {})
+    def write_state(self, tensors: Mapping[str, Tensor], elapsed_s: float) -> None:
+        """Replace the state that training continues from; elapsed_s is the time the run has taken so far."""
+        checkpoints.write(self.state_path, tensors, {"elapsed_s": elapsed_s})
 
-    def read_state(self) -> dict[str, Tensor] | None:
+    def read_state(self) -> SavedState | None:
         """The state to continue from, None if the run had not written one yet.
 
         Raises:
@@ -103,12 +112,13 @@ class RunFolder:
         if not self.state_path.exists():
             return None
         try:
-            return checkpoints.read(self.state_path)[0]
+            tensors, metadata = checkpoints.read(self.state_path)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; the run in {self.path} cannot be resumed. Its snapshots and metrics are untouched: choose "
                 "another --outdir, or remove the folder to start again."
             ) from error
+        return SavedState(tensors, float(metadata.get("elapsed_s", 0)))
 
     def write_snapshot(self, kimg: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
         """Write network-snapshot-NNNNNN.safetensors; its metadata is enough to rebuild the networks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from sgan.data import load_dataset
 from sgan.grids import class_rows, first_of_each, save_grid
 from sgan.metrics import Evaluator
 from sgan.progress import ProgressBar, StopRequest, duration
-from sgan.runs import RunFolder
+from sgan.runs import RunFolder, SavedState
 from sgan.trainer import Trainer, parameter_count
 
 __all__ = ["Interrupted", "Session", "preview", "train"]
@@ -45,16 +46,16 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
         ChangedOptions: outdir holds a run with other options or other data.
         CheckpointError: its newest state is damaged.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
-        FloatingPointError: a loss is not finite.
+        FloatingPointError: a loss, a parameter or a sample is not finite; the last good state is kept.
         ValueError: unknown data, or options that describe no network.
     """
     console = console or Console(quiet=True)
     folder = RunFolder(outdir)
     folder.check(options)
     state = folder.read_state()
-    if state is not None and int(state["images_seen"]) >= options.kimg * 1000:
+    if state is not None and state.images_seen >= options.kimg * 1000:
         console.print(
-            f"Finished already: {outdir} has seen {int(state['images_seen']) / 1000:.1f} kimg of {options.kimg}. "
+            f"Finished already: {outdir} has seen {state.images_seen / 1000:.1f} kimg of {options.kimg}. "
             "A larger --kimg extends it."
         )
         return folder
@@ -62,27 +63,30 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
     folder.check_data(dataset.built)
     trainer = Trainer(options, dataset)
     if state is not None:
-        trainer.load_state(state)
+        trainer.load_state(state.tensors)
     folder.forget_after(-1 if state is None else trainer.images_seen)
     folder.open(options, describe(trainer))
-    Session(trainer, folder, console, is_new=state is None).run()
+    Session(trainer, folder, console, resumed_from=state).run()
     return folder
 
 
 class Session:
     """The loop around a trainer: ticks, files, and what is printed.
 
-    `is_new`: the run has written no state yet, so it starts with the reference and a tick at kimg 0.
+    `resumed_from` is the state that the trainer has loaded; None for a run that has written none yet, which starts with
+    the reference and a tick at kimg 0.
     """
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, console: Console, *, is_new: bool) -> None:
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, console: Console, *, resumed_from: SavedState | None
+    ) -> None:
         self.trainer = trainer
         self.options = trainer.options
         self.folder = folder
         self.console = console
-        self.is_new = is_new
+        self.is_new = resumed_from is None
         self.evaluator = Evaluator(trainer.dataset, device=self.options.device)
-        self.elapsed_before_s = folder.elapsed_s()
+        self.elapsed_before_s = 0.0 if resumed_from is None else resumed_from.elapsed_s
         self.started = time.monotonic()
         self.tick_scalars: list[dict[str, Tensor]] = []
         self.tick_step_s = 0.0
@@ -91,11 +95,12 @@ class Session:
         """Train until options.kimg, with a tick at kimg 0 (of a new run), every options.tick kimg and at the end."""
         trainer = self.trainer
         self.announce()
-        if self.is_new:
-            self.write_reference()
-            self.tick()
         total = self.options.kimg * 1000
         with StopRequest() as stop, ProgressBar(self.console, total, trainer.images_seen) as bar:
+            if self.is_new:
+                bar.note("measuring")
+                self.write_reference()
+                self.tick()
             while trainer.images_seen < total:
                 ticks_before = trainer.images_seen // (self.options.tick * 1000)
                 self.step()
@@ -105,7 +110,7 @@ class Session:
                     bar.note("measuring")
                     self.tick()
                 if stop.requested and trainer.images_seen < total:
-                    self.folder.write_state(trainer.state())
+                    self.save_state()
                     raise Interrupted(f"stopped at {trainer.images_seen / 1000:.1f} kimg")
         samples = self.folder.grid_path(trainer.kimg)
         self.say(f"Finished: {trainer.kimg} kimg in {duration(self.elapsed_s())}. Samples: {samples}")
@@ -120,17 +125,49 @@ class Session:
         trainer, kimg = self.trainer, self.trainer.kimg
         place = {"kimg": kimg, "images": trainer.images_seen}
         means = self.mean_scalars()
-        if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
-            raise FloatingPointError(f"training diverged before {kimg} kimg: {means}; the last good state is kept")
-        results = self.evaluator.evaluate(trainer.sampler("metrics"))
+        results = self.measure()
         save_grid(self.sample_grid(), self.folder.grid_path(kimg), columns=GRID_COLUMNS)
         snapshot = self.folder.write_snapshot(kimg, trainer.snapshot(), snapshot_metadata(trainer))
         self.folder.append_metrics(results, {**place, "snapshot": snapshot.name, **self.evaluator.describe()})
         speed = {"images_per_s": self.images_per_s(), "elapsed_s": self.elapsed_s()}
         self.folder.append_stats({**place, **means, **speed, **results})
-        self.folder.write_state(trainer.state())
+        self.save_state()
         self.say(tick_line(kimg, self.options.kimg, results, means, speed))
         self.tick_scalars, self.tick_step_s = [], 0.0
+
+    def measure(self) -> dict[str, float]:
+        """The metrics of the averaged generator.
+
+        Raises:
+            FloatingPointError: training has diverged.
+        """
+        self.check_finite()
+        try:
+            return self.evaluator.evaluate(self.trainer.sampler("metrics"))
+        except FloatingPointError as error:
+            raise self.divergence(str(error)) from error
+
+    def save_state(self) -> None:
+        """Replace the state to resume from, but never by one that has diverged.
+
+        Raises:
+            FloatingPointError: training has diverged.
+        """
+        self.check_finite()
+        self.folder.write_state(self.trainer.state(), self.elapsed_s())
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if a loss since the last tick, or a tensor of the state, is not finite."""
+        means = self.mean_scalars()
+        if not all(map(math.isfinite, means.values())):
+            raise self.divergence(str(means))
+        bad = [name for name, tensor in self.trainer.state().items() if not tensor.isfinite().all()]
+        if bad:
+            raise self.divergence(f"{len(bad)} tensors of the state are not finite, {bad[0]} the first")
+
+    def divergence(self, what: str) -> FloatingPointError:
+        kimg = self.trainer.images_seen / 1000
+        return FloatingPointError(f"training diverged before {kimg:.1f} kimg: {what}; the last good state is kept")
 
     def sample_grid(self) -> Tensor:
         """Fixed latents, one class per row."""

@@ -354,7 +354,7 @@ def test_large_sets_are_cut_class_by_class(rotated: Dataset, monkeypatch: pytest
 def test_evaluator_refuses_bad_generators(evaluator: Evaluator, rotated: Dataset) -> None:
     with pytest.raises(ValueError, match=r"generate must return images \(250, 1, 28, 28\), got \(250, 1, 32, 32\)"):
         evaluator.evaluate(lambda labels: torch.zeros(len(labels), 1, 32, 32))
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(FloatingPointError, match="generate must return finite pixels"):
         evaluator.evaluate(lambda labels: torch.full((len(labels), 1, 28, 28), math.nan))
     with pytest.raises(ValueError, match="num_fakes must be more than k = 3, got 3"):
         Evaluator(rotated, num_fakes=3)

@@ -125,10 +125,10 @@ def test_a_killed_run_repeats_its_last_tick(
     """Killed after the metrics of kimg 2 were written, before the state: their lines are written once all the same."""
     original = RunFolder.write_state
 
-    def failing(self: RunFolder, tensors: dict[str, torch.Tensor]) -> None:
+    def failing(self: RunFolder, tensors: dict[str, torch.Tensor], elapsed_s: float) -> None:
         if int(tensors["images_seen"]) == 2000:
             raise OSError("disk full")
-        original(self, tensors)
+        original(self, tensors, elapsed_s)
 
     monkeypatch.setattr(RunFolder, "write_state", failing)
     with pytest.raises(OSError, match="disk full"):
@@ -202,7 +202,7 @@ def test_divergence_is_an_error(tiny: Options, tmp_path: Path, monkeypatch: pyte
         return nan
 
     monkeypatch.setattr(Trainer, "step", diverging)
-    with pytest.raises(FloatingPointError, match="diverged before 1 kimg"):
+    with pytest.raises(FloatingPointError, match=r"diverged before 1\.0 kimg"):
         train(tiny, tmp_path / "run")
     assert int(tensors_of(tmp_path / "run")["images_seen"]) == 0
 

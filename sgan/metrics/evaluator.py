@@ -67,7 +67,8 @@ class Evaluator:
             fid_<features> (lower is better), and precision_, recall_, density_, coverage_<features> (higher is better).
 
         Raises:
-            ValueError: images of another shape or number, or not finite.
+            ValueError: images of another shape or number.
+            FloatingPointError: a pixel is not finite.
         """
         labels = torch.arange(self.num_fakes) % self._dataset.num_classes
         return self._compare(torch.cat([self._generated(generate, batch) for batch in labels.split(BATCH)]))
@@ -101,6 +102,8 @@ class Evaluator:
         shape = (len(labels), *self._dataset.train.images.shape[1:])
         if tuple(images.shape) != shape:
             raise ValueError(f"Evaluator: generate must return images {shape}, got {tuple(images.shape)}")
+        if not images.isfinite().all():
+            raise FloatingPointError("Evaluator: generate must return finite pixels, got NaN or infinity")
         return self._extract(images)
 
 
