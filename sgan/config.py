@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["PRESETS", "Options", "Preset", "changed_options", "resolve"]
+__all__ = ["BACKENDS", "FLAGS", "GROUPS", "PRESETS", "Options", "Preset", "changed_options", "resolve"]
+
+GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")
+# gconv's backends, named here too because importing gconv loads torch, for which --help would have to wait.
+BACKENDS = ("reference", "dense", "cpu")
+FLAGS = ("preset", "data", "subset", "kimg", "tick", "seed", "device", "backend")  # options the command line has
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides a run. Two runs with equal options, on one machine, train the same networks bit for bit.
+    """Everything that decides a run, together with the machine, torch's version and the number of its threads.
+
+    Two runs with equal options on one CPU, with one version of torch and one number of threads, train the same networks
+    bit for bit. Sums are split among threads and rounded, so another number of threads gives another, equally good run.
 
     Attributes:
         preset: name in PRESETS that these options started from.
@@ -19,7 +28,7 @@ class Options:
         seed: of the data's orientations, the initial weights, the data order, the latents and the group elements.
         kimg: length of training in thousands of real images shown to the discriminator.
         tick: metrics, grid and snapshot every `tick` kimg.
-        generator_group, discriminator_group: "C1" (planar), "C2", "C4", "D1", "D2", "D4".
+        generator_group, discriminator_group: one of GROUPS; "C1" is planar.
         symmetrise_latent: apply a random group element to each latent map; False is the flawed generator.
         generator_width, discriminator_width: multiply the published widths.
         latent_dim, label_dim: entries of z and of the label embedding.
@@ -57,11 +66,30 @@ class Options:
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kimg", "tick", "batch", "d_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Options: {name} must be >= 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"Options: seed must be >= 0, got {self.seed}")
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: an option out of range.
+        """
+        for name in ("kimg", "tick", "batch", "d_steps", "latent_dim", "label_dim"):
+            self._require(name, "an integer >= 1", _is_integer(getattr(self, name), 1))
+        self._require("seed", "an integer >= 0", _is_integer(self.seed, 0))
+        for name in ("generator_width", "discriminator_width", "lr_g", "lr_d", "ema_kimg"):
+            self._require(name, "finite and > 0", 0 < getattr(self, name) < math.inf)
+        self._require("r1_weight", "finite and >= 0", 0 <= self.r1_weight < math.inf)
+        self._require("norm_momentum", "in (0, 1]", 0 < self.norm_momentum <= 1)
+        self._require("subset", "a fraction in (0, 1]", self.subset is None or 0 < self.subset <= 1)
+        for name in ("generator_group", "discriminator_group"):
+            self._require(name, f"one of {', '.join(GROUPS)}", getattr(self, name) in GROUPS)
+        self._require("backend", f"one of {', '.join(BACKENDS)}, or None", self.backend in (None, *BACKENDS))
+
+    def _require(self, name: str, what: str, holds: bool) -> None:
+        if not holds:
+            raise ValueError(f"Options: {name} must be {what}, got {getattr(self, name)!r}")
+
+
+def _is_integer(value: Any, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 @dataclass(frozen=True)
@@ -102,14 +130,19 @@ def resolve(preset: str, **overrides: Any) -> Options:
 
 
 def changed_options(before: dict[str, Any], now: Options) -> list[str]:
-    """What differs between a run's recorded options and `now`, as "--name was A, now B"; a larger kimg is no change."""
+    """What differs between a run's recorded options and `now`; a larger kimg is no change.
+
+    Returns:
+        "--seed was 0, now 1" for an option of the command line, "lr_g was 0.001, now 0.002" for another.
+    """
     lines = []
     for field in fields(Options):
         old, new = before.get(field.name), asdict(now)[field.name]
         if field.name == "kimg" and old is not None and new >= old:
             continue
         if old != new:
-            lines.append(f"--{field.name.replace('_', '-')} was {_shown(old)}, now {_shown(new)}")
+            name = f"--{field.name}" if field.name in FLAGS else field.name
+            lines.append(f"{name} was {_shown(old)}, now {_shown(new)}")
     return lines
 
 

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sgan.config import PRESETS, Options, resolve
+from sgan.config import BACKENDS, PRESETS, Options, resolve
 
 __all__ = ["main"]
 
@@ -80,7 +80,9 @@ def check_backend(name: str, device: str) -> None:
     "--outdir", type=click.Path(path_type=Path, file_okay=False), help="The run folder. [default: runs/<preset>]"
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... [default: cpu]")
-@click.option("--backend", metavar="NAME", help="gconv backend of every convolution. [default: gconv chooses]")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), help="gconv backend of every convolution. [default: gconv chooses]"
+)
 @click.option(
     "--dry-run", is_flag=True, help="Print the options, the networks' sizes and the time it would take; write nothing."
 )
