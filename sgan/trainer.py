@@ -180,7 +180,8 @@ class Trainer:
             load_optimizer(self.optimizer_d, select("optimizer_d", state))
             self.images_seen = int(state["images_seen"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"the training state does not fit this version's networks: {error}") from error
+            what = " ".join(str(error).split())  # torch writes one line per tensor
+            raise CheckpointError(f"the training state does not fit this version's networks: {what}") from error
 
     def _sample(self, labels: Tensor, rng: torch.Generator) -> Latents:
         group = self.generator.group

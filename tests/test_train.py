@@ -156,7 +156,7 @@ def test_a_finished_run_is_left_alone(tiny: Options, finished: Path) -> None:
         ({"kimg": 1}, "--kimg was 2, now 1"),
         (
             {"preset": "digits-cnn", "generator_group": "C1"},
-            "--preset was digits-c4, now digits-cnn; --generator-group",
+            "--preset was digits-c4, now digits-cnn; generator_group",
         ),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_state_of_other_networks_is_named(tiny: Options, finished: Path, tmp_p
     state = tensors_of(run)
     del state["generator.lift.bias"]
     checkpoints.write(run / "training-state.safetensors", state, {})
-    with pytest.raises(CheckpointError, match=r"(?s)does not fit this version's networks.*lift\.bias"):
+    with pytest.raises(CheckpointError, match=r"does not fit this version's networks.*lift\.bias"):
         train(replace(tiny, kimg=3), run)
 
 
