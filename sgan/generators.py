@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu
@@ -17,6 +19,7 @@ PLANAR_WIDTHS = (512, 256, 128)  # lifting layer, then one per upsampling: SP-GA
 MAP_CHANNELS = 128  # channels of the projected latent map, before the width multiplier
 FILTER_SIZE = 3
 SMALLEST_MAP = 7
+LARGEST_MAP = 27  # below 4 x 7: the projection holds less than 16 times the published one's numbers
 
 
 def stage_resolutions(resolution: int) -> tuple[int, ...]:
@@ -25,10 +28,23 @@ def stage_resolutions(resolution: int) -> tuple[int, ...]:
     28 gives (7, 14, 28), 64 gives (8, 16, 32, 64).
 
     Raises:
-        ValueError: resolution < 7.
+        ValueError: resolution < 7, or the halves end at a map larger than 27 (299, a prime), of which the projection
+            would be huge and the networks shallow.
     """
     if resolution < SMALLEST_MAP:
-        raise ValueError(f"Generator: resolution must be >= {SMALLEST_MAP}, got {resolution}")
+        raise ValueError(f"stage_resolutions: resolution must be >= {SMALLEST_MAP}, got {resolution}")
+    stages = _halves(resolution)
+    if stages[0] > LARGEST_MAP:
+        below = next(side for side in range(resolution, 0, -1) if _halves(side)[0] <= LARGEST_MAP)
+        above = next(side for side in count(resolution) if _halves(side)[0] <= LARGEST_MAP)
+        raise ValueError(
+            f"stage_resolutions: resolution must be {SMALLEST_MAP} to {LARGEST_MAP} times a power of two, got "
+            f"{resolution}: resize the images to {below} or {above} pixels"
+        )
+    return stages
+
+
+def _halves(resolution: int) -> tuple[int, ...]:
     stages = [resolution]
     while stages[0] % 2 == 0 and stages[0] // 2 >= SMALLEST_MAP:
         stages.insert(0, stages[0] // 2)
@@ -139,7 +155,7 @@ class Generator(nn.Module):
         fixed = self.num_classes * (self.condition_dim - self.latent_dim)
         fixed += (self.condition_dim + 1) * self.map_channels * self.stages[0] ** 2 + channels
 
-        def count(widths: tuple[int, ...], order: int) -> int:
+        def size(widths: tuple[int, ...], order: int) -> int:
             taps = FILTER_SIZE**2
             lift = widths[0] * (self.map_channels * taps + 1)
             pairs = zip(widths, (*widths[1:], channels), strict=True)
@@ -147,7 +163,7 @@ class Generator(nn.Module):
             conditional_norms = sum(2 * (self.condition_dim + 1) * c_out for c_out in widths[1:])
             return fixed + lift + convolutions + conditional_norms
 
-        return matched_widths(planar, self.group.order, count)
+        return matched_widths(planar, self.group.order, size)
 
 
 class SynthesisBlock(nn.Module):

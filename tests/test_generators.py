@@ -51,6 +51,15 @@ def test_resolutions_below_the_latent_map_are_refused() -> None:
         stage_resolutions(6)
 
 
+@pytest.mark.parametrize(("resolution", "below", "above"), [(299, 288, 304), (29, 28, 30), (101, 100, 104)])
+def test_resolutions_that_cannot_be_halved_are_refused_with_ones_that_can(
+    resolution: int, below: int, above: int
+) -> None:
+    with pytest.raises(ValueError, match=f"got {resolution}: resize the images to {below} or {above} pixels"):
+        stage_resolutions(resolution)
+    assert all(7 <= stage_resolutions(side)[0] <= 27 for side in (below, above))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("width", [None, 0.25, 1.0])
 def test_every_preset_has_the_planar_networks_parameter_count(preset: str, width: float | None) -> None:
