@@ -149,7 +149,7 @@ class RunFolder:
             file.write(line + "\n")
 
     def forget_after(self, images_seen: int) -> None:
-        """Drop what a run wrote of stats and metrics after its last state: lines beyond this point, a half-written line.
+        """Drop stats and metrics that a run wrote after its last state: lines beyond this point, a half-written line.
 
         To be called before anything is appended, or a line would be appended to a half-written one.
         """
