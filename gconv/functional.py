@@ -13,6 +13,8 @@ from gconv import backends
 from gconv.backends import filters
 from gconv.groups import PlanarGroup
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LARGEST = 2**28 - 1  # stride and padding: positions in a padded image fit the 32 bits that native code has for them
 _OPERATIONS = ("lifting_conv2d", "group_conv2d", "group_pool")
 
 
@@ -77,7 +79,8 @@ def group_conv2d(
         backend: "reference", "dense" or "cpu"; None picks the fastest measured one (see :func:`explain`).
 
     Returns:
-        (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout. Gradients of every order exist.
+        (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout. Gradients of every order exist. The
+        cpu backend sums and subtracts orientations, so an infinity may come out as NaN where a bank gives infinity.
 
     Raises:
         TypeError: not tensors, integer or mixed dtypes, stride or padding not an int.
@@ -189,6 +192,7 @@ def explain(
     else:
         if weight is None:
             raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
+        x, weight, _ = _autocast(x, weight, None)
         _check_convolution(operation, x, weight, None, group, stride, padding)
     backend, reason = backends.choose(operation, x, group)
     missing = {name: why for name in backends.BACKENDS if (why := backends.unavailable(name, x))}
@@ -205,25 +209,25 @@ def _convolve(
     padding: int,
     backend: str | None,
 ) -> Tensor:
-    if isinstance(x, Tensor) and _autocasts(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = _autocast(x, dtype), _autocast(weight, dtype)
-        bias = None if bias is None else _autocast(bias, dtype)
+    x, weight, bias = _autocast(x, weight, bias)
     _check_convolution(operation, x, weight, bias, group, stride, padding)
     name = _backend_name(operation, backend)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
 
 
-def _autocasts(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-
-
-def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """torch's autocast rule for convolutions: floating point other than float64 takes the autocast dtype."""
-    if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64:
-        return tensor.to(dtype)
-    return tensor
+    device = x.device.type if isinstance(x, Tensor) else ""
+    if not device or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+
+    def cast(tensor: Tensor) -> Tensor:
+        narrow = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if narrow else tensor
+
+    return cast(x), cast(weight), None if bias is None else cast(bias)
 
 
 def _check_convolution(
@@ -312,6 +316,9 @@ def _check_tensor(operation: str, argument: str, tensor: Tensor) -> None:
 def _check_floating(operation: str, argument: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point():
         raise TypeError(f"{operation}: {argument} must be floating point, got {tensor.dtype}")
+    if tensor.dtype not in _DTYPES:
+        known = "float16, bfloat16, float32 or float64"
+        raise TypeError(f"{operation}: {argument} must be {known}, got {tensor.dtype}")
 
 
 def _check_int(operation: str, argument: str, value: int, least: int) -> None:
@@ -319,6 +326,8 @@ def _check_int(operation: str, argument: str, value: int, least: int) -> None:
         raise TypeError(f"{operation}: {argument} must be an int, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{operation}: {argument} must be at least {least}, got {value}")
+    if value > _LARGEST:
+        raise ValueError(f"{operation}: {argument} must be at most {_LARGEST}, got {value}")
 
 
 def _backend_name(operation: str, backend: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_a_model_compiles_in_one_graph(backend: str | None) -> None:
     torch.testing.assert_close(compiled(x), net(x))
     parameters = list(net.parameters())
     for ours, expected in zip(gradients(compiled, x, parameters), gradients(net, x, parameters), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch's default compiler needs a C++ compiler at run time")
+def test_the_default_compiler_compiles_a_layer_and_its_gradient() -> None:
+    group = gconv.CyclicGroup(4)
+    layer = gconv.nn.GroupConv2d(2, 2, 3, group=group, padding="same")
+    x = torch.randn(1, 2, 4, 5, 5, requires_grad=True)
+
+    def function(x: Tensor) -> Tensor:
+        return gconv.group_pool(torch.relu(layer(x)), group=group)
+
+    compiled = torch.compile(function, fullgraph=True)
+    torch.testing.assert_close(compiled(x), function(x))
+    parameters = list(layer.parameters())
+    for ours, expected in zip(gradients(compiled, x, parameters), gradients(function, x, parameters), strict=True):
         torch.testing.assert_close(ours, expected)
 
 

@@ -92,6 +92,12 @@ def test_explanations_read_well() -> None:
     assert len(lines) == 2
 
 
+def test_explain_knows_autocast() -> None:
+    case, x, weight = operands("group_conv2d")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gconv.explain("group_conv2d", x, weight, group=case.planar_group).backend == "dense"
+
+
 def test_explain_refuses_what_the_op_refuses() -> None:
     case, x, weight = operands("group_conv2d")
     group = case.planar_group

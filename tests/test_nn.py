@@ -178,6 +178,7 @@ def warned(layer: nn.Module, *sizes: tuple[int, int]) -> list[str]:
         warnings.simplefilter("always")
         for size in sizes:
             layer(torch.zeros(1, 1, *axis, *size))
+    assert all(warning.filename == __file__ for warning in caught)  # the caller's line, not torch's
     return [str(warning.message) for warning in caught]
 
 

@@ -274,16 +274,21 @@ def test_inference_mode_and_no_grad(backend: str) -> None:
             assert torch.equal(case.run(*operands, backend), expected)
 
 
+@pytest.mark.parametrize("used_before", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_forked_child_can_run_it(backend: str) -> None:
-    """OpenMP's threads do not survive a fork: the child must not wait for them."""
+def test_a_forked_child_can_run_it(backend: str, used_before: bool) -> None:
+    """OpenMP's threads do not survive a fork, whether torch or gconv started them: the child must not wait for them."""
     program = f"""
 import os, torch, gconv
 torch.set_num_threads(2)
+torch.ones(300, 300) @ torch.ones(300, 300)
+torch.ones(1_000_000).exp()
 group = gconv.CyclicGroup(4)
 x, weight = torch.ones(2, 8, 4, 16, 16), torch.ones(8, 8, 4, 3, 3)
 run = lambda: gconv.group_conv2d(x, weight, group=group, backend={backend!r})
-expected = float(run()[0, 0, 0, 0, 0])
+expected = 8.0 * 4 * 9
+if {used_before}:
+    assert float(run()[0, 0, 0, 0, 0]) == expected
 child = os.fork()
 if child == 0:
     torch.set_num_threads(1 if {backend!r} != "cpu" else 2)  # torch's own ops hang with more

@@ -68,18 +68,20 @@ int allowed_threads(int asked, int64_t items);
 // Calls body(item, thread) for every item, on `threads` threads.
 template <typename Body>
 void parallel_for(int threads, int64_t items, Body&& body) {
-    if (threads <= 1) {
-        for (int64_t item = 0; item < items; ++item) body(item, 0);
+#ifdef _OPENMP
+    if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+        {
+            const int thread = omp_get_thread_num();
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t item = 0; item < items; ++item) body(item, thread);
+        }
         return;
     }
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
-    {
-        const int thread = omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t item = 0; item < items; ++item) body(item, thread);
-    }
+#else
+    (void)threads;
 #endif
+    for (int64_t item = 0; item < items; ++item) body(item, 0);
 }
 
 }  // namespace gconv

@@ -12,10 +12,6 @@
 namespace gconv {
 namespace {
 
-void require(bool condition, const char* op, const std::string& what) {
-    if (!condition) throw std::invalid_argument(std::string(op) + ": " + what);
-}
-
 void check_cosets(const char* op, const std::vector<int32_t>& cosets, int size, int64_t order) {
     require(size >= 1 && size <= 255 && !cosets.empty() && cosets.size() % size == 0, op,
             "cosets must be (cosets, size) with 1 <= size <= 255");
@@ -109,11 +105,11 @@ void group_pool_backward(const Image<const T>& grad_out, const Image<const uint8
     const char* op = "group_pool_backward";
     check_cosets(op, cosets, size, grad_x.planes);
     const size_t count = cosets.size() / size;
-    std::vector<bool> covered(grad_x.planes, false);
+    require(cosets.size() == static_cast<size_t>(grad_x.planes), op, "cosets must cover every element once");
+    std::vector<bool> covered(cosets.size(), false);
     for (const int32_t element : cosets) covered[element] = true;
-    require(cosets.size() == static_cast<size_t>(grad_x.planes) &&
-                std::all_of(covered.begin(), covered.end(), [](bool yes) { return yes; }),
-            op, "cosets must cover every element once");
+    require(std::all_of(covered.begin(), covered.end(), [](bool yes) { return yes; }), op,
+            "cosets must cover every element once");
     check_like(op, "grad_out", grad_x, grad_out, count);
     require(mode == PoolMode::mean || index.data || grad_x.batch * grad_x.channels * grad_x.height * grad_x.width == 0,
             op, "index must be given for mode max");

@@ -8,6 +8,9 @@
 
 namespace gconv {
 
+// Throws std::invalid_argument("op: what") unless the condition holds.
+void require(bool condition, const char* op, const std::string& what);
+
 // A feature map (N, C, G, H, W), any strides but one: channels are adjacent. An image has one plane (G = 1).
 template <typename T>
 struct Image {
@@ -31,7 +34,8 @@ struct Irrep {
 
 struct Plan;
 
-// A group of planar lattice symmetries, checked on construction: |G| <= 8, a group table, sum of dim * columns = |G|.
+// A group of planar lattice symmetries, checked on construction: |G| <= 8, product a Latin square, irreps inequivalent
+// and complete.
 class Group {
   public:
     Group(int order, std::vector<int32_t> product, std::vector<int32_t> action, std::vector<Irrep> irreps);

@@ -34,8 +34,8 @@ def unavailable(name: str, x: Tensor) -> str | None:
 def choose(operation: str, x: Tensor, group: PlanarGroup) -> tuple[str, str]:
     """The backend that ``backend=None`` means for these tensors, and why.
 
-    On two AVX2 cores the native kernel beat dense in forward + backward for every group but C1 at strides 1 and 2,
-    1 to 64 channels, K 1 to 5 (medians of paired ratios from 1.0 to 6.6); C1 lost at 0.5 to 0.96 with a batch of 64.
+    The native kernel where it runs, but for C1, whose planar convolution has nothing to save and lost to torch's. A
+    table measured per shape is to replace this rule.
     """
     if reason := unavailable("cpu", x):
         return "dense", f"cpu cannot run: {reason}"

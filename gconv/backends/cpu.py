@@ -44,15 +44,26 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=layout.memory_format(x.dim()))
 
 
-def _view(x: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+View = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
+def _view(x: Tensor, dtype: torch.dtype) -> View:
     """What the native code needs of a tensor; the stride of a single channel is arbitrary in torch and 1 there.
 
-    x must be a variable of the caller: the address of a temporary is free before the native code reads it.
+    x must be a variable of the caller: the address of a temporary is free before the native code reads it. The dtype is
+    checked here because the native code cannot, and the torch ops can be called past gconv.functional's checks.
     """
+    if x.dtype != dtype or x.device.type != "cpu":
+        raise TypeError(f"cpu backend: every operand must be {dtype} on cpu, got {x.dtype} on {x.device}")
     strides = x.stride()
     if x.dim() >= 4 and x.shape[1] == 1:
         strides = (strides[0], 1, *strides[2:])
     return x.data_ptr(), tuple(x.shape), strides
+
+
+def _views(first: Tensor, *others: Tensor | None) -> tuple[View | None, ...]:
+    """The views of tensors that must all have the first one's dtype; None stays None."""
+    return tuple(None if x is None else _view(x, first.dtype) for x in (first, *others))
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:
@@ -64,8 +75,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, s
     run = _native.group_conv2d if weight.dim() == 5 else _native.lifting_conv2d
     bias = None if bias is None else bias.contiguous()
     run(
-        _native_group(group), DTYPES[x.dtype], _view(x), _view(weight), None if bias is None else _view(bias),
-        _view(out), stride, padding, torch.get_num_threads(),
+        _native_group(group), DTYPES[x.dtype], *_views(x, weight, bias, out),
+        stride, padding, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -84,7 +95,7 @@ def conv2d_input_grad(
     reflected = weight.flip(-2, -1).transpose(0, 1).contiguous()
     grad_x = layout.empty(grad_out, (grad_out.shape[0], weight.shape[1], height, width))
     _native.lifting_conv2d_adjoint(
-        _native_group(group), DTYPES[grad_out.dtype], _view(grad_out), _view(reflected), _view(grad_x),
+        _native_group(group), DTYPES[grad_out.dtype], *_views(grad_out, reflected, grad_x),
         margin, torch.get_num_threads(),
     )  # fmt: skip
     return grad_x
@@ -109,7 +120,7 @@ def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: in
     grad_weight = x.new_empty((grad_out.shape[1], *x.shape[1:-2], size, size))
     run = _native.group_conv2d_weight_grad if x.dim() == 5 else _native.lifting_conv2d_weight_grad
     run(
-        _native_group(group), DTYPES[x.dtype], _view(x), _view(grad_out), _view(grad_weight),
+        _native_group(group), DTYPES[x.dtype], *_views(x, grad_out, grad_weight),
         stride, padding, torch.get_num_threads(),
     )  # fmt: skip
     return grad_weight
@@ -122,7 +133,7 @@ def group_pool(x: Tensor, cosets: Cosets, mode: str) -> tuple[Tensor, Tensor]:
     out = layout.empty(x, shape)
     index = layout.empty(x, shape, torch.uint8) if mode == "max" else x.new_empty(0, dtype=torch.uint8)
     _native.group_pool(
-        DTYPES[x.dtype], _view(x), _view(out), _view(index) if mode == "max" else None,
+        DTYPES[x.dtype], *_views(x, out), _view(index, torch.uint8) if mode == "max" else None,
         _native_cosets(cosets), mode, torch.get_num_threads(),
     )  # fmt: skip
     return out, index
@@ -134,8 +145,8 @@ def group_pool_backward(grad_out: Tensor, index: Tensor, cosets: Cosets, mode: s
     order = len(cosets) * len(cosets[0])
     grad_x = layout.empty(grad_out, (*grad_out.shape[:2], order, *grad_out.shape[3:]))
     _native.group_pool_backward(
-        DTYPES[grad_out.dtype], _view(grad_out), _view(index) if mode == "max" else None,
-        _view(grad_x), _native_cosets(cosets), mode, torch.get_num_threads(),
+        DTYPES[grad_out.dtype], _view(grad_out, grad_out.dtype), _view(index, torch.uint8) if mode == "max" else None,
+        _view(grad_x, grad_out.dtype), _native_cosets(cosets), mode, torch.get_num_threads(),
     )  # fmt: skip
     return grad_x
 
@@ -145,7 +156,7 @@ def group_pool_select(x: Tensor, index: Tensor, cosets: Cosets) -> Tensor:
     x, index = _channels_last(x), _channels_last(index)
     out = layout.empty(x, tuple(index.shape))
     _native.group_pool_select(
-        DTYPES[x.dtype], _view(x), _view(index), _view(out),
+        DTYPES[x.dtype], _view(x, x.dtype), _view(index, torch.uint8), _view(out, x.dtype),
         _native_cosets(cosets), torch.get_num_threads(),
     )  # fmt: skip
     return out

@@ -8,6 +8,11 @@ from torch import Tensor
 from gconv.groups import PlanarGroup
 
 
+def widen(tensor: Tensor) -> Tensor:
+    """Half precision as float32, to sum in; anything else as it is."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def expand(weight: Tensor, group: PlanarGroup) -> Tensor:
     """The dense bank: output plane s is L_s W.
 
@@ -23,14 +28,14 @@ def expand(weight: Tensor, group: PlanarGroup) -> Tensor:
 
 
 def contract(bank: Tensor, group: PlanarGroup, group_filter: bool) -> Tensor:
-    """The adjoint of :func:`expand`: moves the bank's plane s back by s^-1 and sums over s."""
-    planes = bank.unflatten(0, (-1, group.order))
+    """The adjoint of :func:`expand`: moves the bank's plane s back by s^-1 and sums over s, in float32 or wider."""
+    planes = widen(bank).unflatten(0, (-1, group.order))
     if group_filter:
         planes = planes.unflatten(2, (-1, group.order))
     total = group.act(planes[:, 0], 0)
     for s in range(1, group.order):
         total = total + group.act(planes[:, s], group.inverse(s))
-    return total
+    return total.to(bank.dtype)
 
 
 def adjoint(weight: Tensor, group: PlanarGroup) -> Tensor:

@@ -15,11 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gconv.backends.filters import widen
 from gconv.groups import Cosets, PlanarGroup
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _windows(x: Tensor, size: int, stride: int, height: int, width: int) -> Iterator[tuple[int, int, Tensor]]:
@@ -38,7 +35,7 @@ def _letters(weight: Tensor) -> str:
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:
     """x: (N, C_in[, |G|], H, W), weight: (C_out, C_in[, |G|], K, K), bias: (C_out) -> (N, C_out, |G|, H', W')."""
     dtype, ct = x.dtype, _letters(weight)
-    x, weight = _widen(x), _widen(weight)
+    x, weight = widen(x), widen(weight)
     size = weight.shape[-1]
     padded = F.pad(x, [padding] * 4)
     height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
@@ -48,7 +45,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, s
         for row, column, window in _windows(padded, size, stride, height, width):
             out[:, :, g] += torch.einsum(f"n{ct}xy,o{ct}->noxy", window, moved[..., row, column])
     if bias is not None:
-        out += _widen(bias)[:, None, None, None]
+        out += widen(bias)[:, None, None, None]
     return out.to(dtype)
 
 
@@ -57,7 +54,7 @@ def conv2d_input_grad(
 ) -> Tensor:
     """The transpose of :func:`conv2d` in x: every product is added back where x was read."""
     dtype, ct = grad_out.dtype, _letters(weight)
-    grad_out, weight = _widen(grad_out), _widen(weight)
+    grad_out, weight = widen(grad_out), widen(weight)
     shape = (grad_out.shape[0], *weight.shape[1:-2], height + 2 * padding, width + 2 * padding)
     padded = grad_out.new_zeros(shape)
     for g in group.elements:
@@ -70,7 +67,7 @@ def conv2d_input_grad(
 def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:
     """The transpose of :func:`conv2d` in weight: (C_out, C_in[, |G|], K, K)."""
     dtype, ct = x.dtype, _letters(x)
-    x, grad_out = _widen(x), _widen(grad_out)
+    x, grad_out = widen(x), widen(grad_out)
     padded = F.pad(x, [padding] * 4)
     total = x.new_zeros(grad_out.shape[1], *x.shape[1:-2], size, size)
     for g in group.elements:
@@ -90,7 +87,7 @@ def group_pool(x: Tensor, cosets: Cosets, mode: str) -> tuple[Tensor, Tensor]:
     """x: (N, C, |G|, H, W) -> the pooled (N, C, cosets, H, W) and, for "max", which member won (uint8, same shape)."""
     planes = _planes(x, cosets)
     if mode == "mean":
-        return _widen(planes).mean(dim=3).to(x.dtype), x.new_empty(0, dtype=torch.uint8)
+        return widen(planes).mean(dim=3).to(x.dtype), x.new_empty(0, dtype=torch.uint8)
     best = planes[:, :, :, 0].clone()
     index = torch.zeros_like(best, dtype=torch.uint8)
     for member in range(1, planes.shape[3]):

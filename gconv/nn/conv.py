@@ -94,7 +94,7 @@ class _Convolution(nn.Module):
                 f"{type(self).__name__}: {' and '.join(found)} with K = {self.kernel_size}, stride = {self.stride} and "
                 f"padding = {self.padding} is not exactly equivariant under {self.group.name}: the windows do not end "
                 f"where they began; {' and '.join(exact)} would be exact",
-                stacklevel=4,
+                stacklevel=5,  # past torch's three frames of Module.__call__ and forward
             )
 
     def extra_repr(self) -> str:
