@@ -4,7 +4,7 @@ training_options.json               what was asked for; a resumed run must ask f
 log.txt                             what was printed, one line per tick
 stats.jsonl                         losses and speed, one line per tick
 metric-<name>.jsonl                 {"results": {"<name>": value}, "metric": "<name>", "kimg": ..., ...}, one per tick
-floor.json                          the same metrics for real against held-out real images
+floor.json                          the same metrics for held-out real images in place of fakes, and how many they were
 reals.png, fakesNNNNNN.png          one class per row; N counts thousands of images
 network-snapshot-NNNNNN.safetensors averaged generator and discriminator
 training-state.safetensors          everything training continues from; always the newest

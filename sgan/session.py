@@ -178,9 +178,12 @@ class Session:
         dataset = self.trainer.dataset
         indices = first_of_each(dataset.train.labels, dataset.num_classes, GRID_COLUMNS)
         save_grid(dataset.train.batch(indices), self.folder.path / "reals.png", columns=GRID_COLUMNS)
-        floor = self.evaluator.floor()
-        self.folder.write_floor(floor, self.evaluator.describe())
-        self.say("floor (real against held-out real): " + metric_text(floor))
+        floor, facts = self.evaluator.floor(), self.evaluator.describe_floor()
+        self.folder.write_floor(floor, facts)
+        self.say(
+            f"floor ({facts['n_floor']:,} real images of {facts['n_floor_sources']:,} held-out ones in place of "
+            f"{self.evaluator.num_fakes:,} fakes): {metric_text(floor)}"
+        )
 
     def announce(self) -> None:
         trainer, options = self.trainer, self.options

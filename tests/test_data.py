@@ -120,6 +120,33 @@ def test_orientation_laws() -> None:
     assert not upright.any()
 
 
+@pytest.mark.parametrize(("name", "copies"), [("digits", 1), ("digits-mirrored", 2), ("digits-quarter", 4)])
+def test_held_out_digits_are_drawn_anew_in_every_orientation_there_is(name: str, copies: int) -> None:
+    data = load_dataset(name)
+    images = data.held_out(len(data.reference))
+    assert len(images) == copies * len(data.test)
+    assert torch.equal(images.labels, data.test.labels.repeat(copies))
+    drawn = images.images.flatten(1).unflatten(0, (copies, len(data.test)))
+    assert all(len(of_one.unique(dim=0)) == copies for of_one in drawn.unbind(1))
+    assert all((drawn == old).all(2).any() for old in data.test.images.flatten(1)[:20])  # the same law
+
+
+def test_held_out_rotations_are_fresh_seeded_and_as_many_as_asked_for() -> None:
+    data = load_dataset("digits-rotated")
+    images = data.held_out(len(data.reference))
+    assert len(images) == 4 * 359  # nearest to the 1438
+    assert len(torch.cat([images.images, data.test.images]).flatten(1).unique(dim=0)) == 5 * 359
+    assert torch.equal(images.images, load_dataset("digits-rotated", subset=0.1).held_out(1438).images)
+    assert not torch.equal(images.images, load_dataset("digits-rotated", seed=1).held_out(1438).images)
+    assert len(data.held_out(100)) == 359
+
+
+def test_held_out_images_of_files_are_the_test_part(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=RNG.integers(256, size=(50, 4, 4), dtype=np.uint8))
+    data = load_dataset(tmp_path / "a.npz")
+    assert data.held_out(40) is data.test
+
+
 # Subsets and splits
 
 
@@ -170,6 +197,9 @@ def test_built_is_json() -> None:
     assert json.loads(json.dumps(built)) == built
     assert built["subset"] == 0.5
     assert built["n_train"] == 719
+    whole = load_dataset("digits-quarter-mirrored").built
+    assert whole["train_sha256"] == whole["reference_sha256"] == built["reference_sha256"] != built["train_sha256"]
+    assert whole["test_sha256"] == built["test_sha256"]
 
 
 # Readers

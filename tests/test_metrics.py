@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import prdc
@@ -318,6 +319,14 @@ def test_evaluator_orders_generators(evaluator: Evaluator, rotated: Dataset) -> 
     assert upright["recall_digits"] < 0.5 * turned["recall_digits"]
 
 
+def test_the_floor_is_that_of_as_many_images_as_fakes(evaluator: Evaluator, rotated: Dataset) -> None:
+    """A quarter of the images alone doubles the Frechet distance: such a floor would lie above a good generator."""
+    few = Evaluator(replace(rotated, redraw=None))
+    assert few.describe_floor()["n_floor"] == 359
+    assert few.floor()["fid_digits"] > 1.7 * evaluator.floor()["fid_digits"]
+    assert few.floor()["coverage_digits"] < evaluator.floor()["coverage_digits"]
+
+
 def test_evaluator_is_deterministic_and_balanced(rotated: Dataset) -> None:
     asked: list[Tensor] = []
 
@@ -338,7 +347,10 @@ def test_evaluator_describes_its_values(evaluator: Evaluator, features: FeatureE
     description = evaluator.describe()
     assert description["features"] == "digits"
     assert description["features_sha256"] == features.checksum
-    assert (description["n_real"], description["n_fake"], description["n_floor"]) == (1438, 1438, 359)
+    assert (description["n_real"], description["n_fake"]) == (1438, 1438)
+    floor = evaluator.describe_floor()
+    assert (floor["n_real"], floor["n_floor"], floor["n_floor_sources"]) == (1438, 1436, 359)
+    assert "n_fake" not in floor
 
 
 def test_subset_does_not_change_the_reference(evaluator: Evaluator) -> None:
@@ -347,8 +359,9 @@ def test_subset_does_not_change_the_reference(evaluator: Evaluator) -> None:
 
 def test_large_sets_are_cut_class_by_class(rotated: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sgan.metrics.evaluator.MAX_IMAGES", 200)
-    description = Evaluator(rotated).describe()
-    assert (description["n_real"], description["n_fake"], description["n_floor"]) == (200, 200, 200)
+    small = Evaluator(rotated)
+    assert (small.describe()["n_real"], small.describe()["n_fake"]) == (200, 200)
+    assert (small.describe_floor()["n_floor"], small.describe_floor()["n_floor_sources"]) == (200, 200)
 
 
 def test_evaluator_refuses_bad_generators(evaluator: Evaluator, rotated: Dataset) -> None:

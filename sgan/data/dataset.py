@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class Dataset:
         test: the held-out images.
         class_names: one per label.
         built: how the set was made, ready for JSON; recorded into reports.
+        redraw: draws about so many images of the held-out sources anew, or None where only the files' images exist.
     """
 
     name: str
@@ -63,6 +65,15 @@ class Dataset:
     test: ImageSet
     class_names: tuple[str, ...]
     built: dict[str, object]
+    redraw: Callable[[int], ImageSet] | None = None
+
+    def held_out(self, count: int) -> ImageSet:
+        """Return held-out images to set beside `count` other images, as many as there can be of them or a few more.
+
+        The embedded digits draw every held-out source several times anew, in different orientations of the same law;
+        other sets give `test`.
+        """
+        return self.test if self.redraw is None else self.redraw(count)
 
     @property
     def num_classes(self) -> int:
@@ -86,6 +97,7 @@ class RawImages(NamedTuple):
         test: the files' own held-out part, or None: then one is split off.
         sources: (N,) int64; images of one source stay in one part. None: every image is a source of its own.
         built: what the reader did, ready for JSON.
+        redraw: draws the sources at these (n,) indices anew, about so many images in all; None where it cannot.
     """
 
     images: ImageSet
@@ -93,3 +105,4 @@ class RawImages(NamedTuple):
     test: ImageSet | None
     sources: Tensor | None
     built: dict[str, object]
+    redraw: Callable[[Tensor, int], ImageSet] | None = None

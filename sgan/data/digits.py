@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sgan.data.dataset import ImageSet, RawImages
+from sgan.data.split import HELD_OUT_STREAM, ORIENTATION_STREAM
 
 RESOLUTION = 28
 BORDER = (
@@ -90,14 +91,40 @@ def orient(orientation: Orientation, count: int, rng: np.random.Generator) -> tu
     return torch.from_numpy(angle), torch.from_numpy(flip)
 
 
-def build_digits(name: str, rng: np.random.Generator) -> RawImages:
+def orient_apart(orientation: Orientation, count: int, copies: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draw `copies` different orientations for each of `count` images, each from the law of `orientation`.
+
+    Returns:
+        (copies * count,) angle_rad float64 and flip bool, all images of the first copy first. Where the law has fewer
+        orientations than `copies`, it is every one of them: count times 1, 2, 4 or 8.
+    """
+    if orientation.angle == "uniform":
+        return orient(orientation, copies * count, rng)  # a continuous law: alike with probability 0
+    turns = 4 if orientation.angle == "quarter" else 1
+    all_orientations = np.tile(np.arange(turns * (1 + orientation.mirrored)), (count, 1))
+    chosen = torch.from_numpy(rng.permuted(all_orientations, axis=1)[:, :copies].T.flatten())
+    return (chosen % turns) * (math.pi / 2), chosen >= turns
+
+
+def build_digits(name: str, seed: int) -> RawImages:
     """Build one of `DIGITS`; every one of the 1,797 sources is used exactly once, with an orientation of its own."""
     orientation = DIGITS[name]
     sources, labels = load_sources()
-    images = (draw(sources, *orient(orientation, len(sources), rng)) * 255).round().to(torch.uint8)
+
+    def pixels(rows: Tensor, orientations: tuple[Tensor, Tensor]) -> Tensor:
+        return (draw(sources[rows], *orientations) * 255).round().to(torch.uint8)
+
+    def redraw(rows: Tensor, count: int) -> ImageSet:
+        rng = np.random.default_rng([HELD_OUT_STREAM, seed])
+        orientations = orient_apart(orientation, len(rows), max(1, round(count / len(rows))), rng)
+        rows = rows.repeat(len(orientations[0]) // len(rows))
+        return ImageSet(pixels(rows, orientations), labels[rows])
+
+    rng = np.random.default_rng([ORIENTATION_STREAM, seed])
+    images = pixels(torch.arange(len(sources)), orient(orientation, len(sources), rng))
     built: dict[str, object] = {
         "source": "scikit-learn load_digits, 1797 images of 8x8, padded by 1, bicubic to 28x28",
         "rotation": ANGLE_LAWS[orientation.angle],
         "mirrored": "upside down with probability 1/2, before the rotation" if orientation.mirrored else "no",
     }
-    return RawImages(ImageSet(images, labels), tuple(str(digit) for digit in range(10)), None, None, built)
+    return RawImages(ImageSet(images, labels), tuple(str(digit) for digit in range(10)), None, None, built, redraw)

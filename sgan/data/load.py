@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from sgan.data.digits import DIGITS, build_digits
 from sgan.data.folder import read_image_folder
 from sgan.data.idx import has_idx, read_idx_folder
 from sgan.data.npz import read_npz
-from sgan.data.split import ORIENTATION_STREAM, SUBSET_STREAM, split_indices, stratified_order
+from sgan.data.split import SUBSET_STREAM, split_indices, stratified_order
 
 
 def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset: float | None = None) -> Dataset:
@@ -30,7 +32,7 @@ def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset:
             fraction with the same seed contains a smaller one.
 
     Returns:
-        The data set; `built` says how it was made, with a checksum of the training pixels.
+        The data set; `built` says how it was made, with a checksum of each part.
 
     Raises:
         ValueError: unknown name, path of no known format, damaged file, images that are not square, or bad `subset`.
@@ -40,7 +42,7 @@ def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset:
     if subset is not None and not 0 < subset <= 1:
         raise ValueError(f"load_dataset: subset must be a fraction in (0, 1], got {subset!r}")
     raw = _read(name_or_path, seed)
-    reference, test = _hold_out(raw)
+    reference, test, redraw = _hold_out(raw)
     _check(reference, test, name_or_path)
     train = reference if subset is None else _keep(reference, subset, seed)
     built = raw.built | {
@@ -49,14 +51,16 @@ def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset:
         "n_train": len(train),
         "n_test": len(test),
         "train_sha256": train.checksum(),
+        "reference_sha256": reference.checksum(),
+        "test_sha256": test.checksum(),
     }
     name = str(name_or_path) if str(name_or_path) in DIGITS else Path(name_or_path).resolve().name
-    return Dataset(name, train, reference, test, raw.class_names, built)
+    return Dataset(name, train, reference, test, raw.class_names, built, redraw)
 
 
 def _read(name_or_path: str | os.PathLike[str], seed: int) -> RawImages:
     if str(name_or_path) in DIGITS:
-        return build_digits(str(name_or_path), np.random.default_rng([ORIENTATION_STREAM, seed]))
+        return build_digits(str(name_or_path), seed)
     path = Path(name_or_path)
     if path.is_file() and path.suffix == ".npz":
         return read_npz(path)
@@ -69,11 +73,12 @@ def _read(name_or_path: str | os.PathLike[str], seed: int) -> RawImages:
     )
 
 
-def _hold_out(raw: RawImages) -> tuple[ImageSet, ImageSet]:
+def _hold_out(raw: RawImages) -> tuple[ImageSet, ImageSet, Callable[[int], ImageSet] | None]:
     if raw.test is not None:
-        return raw.images, raw.test
+        return raw.images, raw.test, None
     train, test = split_indices(raw.images.labels, raw.sources)
-    return raw.images.select(train), raw.images.select(test)
+    redraw = None if raw.redraw is None else partial(raw.redraw, test)
+    return raw.images.select(train), raw.images.select(test), redraw
 
 
 def _keep(images: ImageSet, fraction: float, seed: int) -> ImageSet:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 HELD_OUT = 0.2
-SPLIT_STREAM, ORIENTATION_STREAM, SUBSET_STREAM = range(3)
+SPLIT_STREAM, ORIENTATION_STREAM, SUBSET_STREAM, HELD_OUT_STREAM = range(4)
 SPLIT_SEED = (
     0  # a constant: every run holds out the same images, so runs compare and the feature network saw none of them
 )

@@ -22,7 +22,8 @@ class Evaluator:
     """Frechet distance, precision, recall, density and coverage of generated images.
 
     The real side is the whole training part of the data set (`Dataset.reference`), whatever subset is trained on, or
-    10,000 images of it.
+    10,000 images of it. Every value depends on the number of images on both sides: with more fakes a Frechet distance
+    falls and coverage rises, so compare values of equal n only, with the floor too.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Evaluator:
         Raises:
             ValueError: num_fakes <= k, or an unknown network.
         """
-        self._reference, self._test = _at_most(dataset.reference), _at_most(dataset.test)
+        self._reference = _at_most(dataset.reference, MAX_IMAGES)
         self.num_fakes = len(self._reference) if num_fakes is None else num_fakes
         if self.num_fakes <= k:
             raise ValueError(f"Evaluator: num_fakes must be more than k = {k}, got {num_fakes}")
+        self._held_out = _at_most(dataset.held_out(self.num_fakes), self.num_fakes)
         self.k = k
         self._dataset = dataset
         self._extract = load_features(features_name, device=device)
@@ -74,17 +76,30 @@ class Evaluator:
         return self._compare(torch.cat([self._generated(generate, batch) for batch in labels.split(BATCH)]))
 
     def floor(self) -> dict[str, float]:
-        """Return the same values for the held-out real images: what a perfect generator of n_test images would get."""
-        return self._compare(self._features_of(self._test))
+        """Return the same values for held-out real images instead of fakes: what a perfect generator would get.
+
+        They are num_fakes images where the data set has or can draw so many; `describe_floor` says how many they are.
+        With fewer the floor's Frechet distance is too high, and its coverage too low, to be compared with `evaluate`.
+        """
+        return self._compare(self._features_of(self._held_out))
 
     def describe(self) -> dict[str, object]:
-        """Return what every reported value has to carry, ready for JSON."""
+        """Return what every value of `evaluate` has to carry, ready for JSON."""
+        return {**self._describe(), "n_fake": self.num_fakes}
+
+    def describe_floor(self) -> dict[str, object]:
+        """Return what every value of `floor` has to carry, ready for JSON.
+
+        n_floor images were compared, drawn from n_floor_sources different held-out ones.
+        """
+        n_floor = len(self._held_out)
+        return {**self._describe(), "n_floor": n_floor, "n_floor_sources": min(n_floor, len(self._dataset.test))}
+
+    def _describe(self) -> dict[str, object]:
         return {
             "features": self._extract.name,
             "features_sha256": self._extract.checksum,
             "n_real": len(self._reference),
-            "n_fake": self.num_fakes,
-            "n_floor": len(self._test),
             "k": self.k,
             "resize_rule": RESIZE_RULE,
         }
@@ -107,7 +122,7 @@ class Evaluator:
         return self._extract(images)
 
 
-def _at_most(images: ImageSet) -> ImageSet:
-    if len(images) <= MAX_IMAGES:
+def _at_most(images: ImageSet, count: int) -> ImageSet:
+    if len(images) <= count:
         return images
-    return images.select(stratified_order(images.labels, np.random.default_rng(0))[:MAX_IMAGES])
+    return images.select(stratified_order(images.labels, np.random.default_rng(0))[:count])
