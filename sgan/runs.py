@@ -1,6 +1,6 @@
 """A run folder in StyleGAN3's conventions.
 
-training_options.json               what was asked for; a resumed run must ask for the same
+training_options.json               what was asked for, which a resumed run must ask for again; data, networks, machine
 log.txt                             what was printed, one line per tick
 stats.jsonl                         losses and speed, one line per tick
 metric-<name>.jsonl                 {"results": {"<name>": value}, "metric": "<name>", "kimg": ..., ...}, one per tick
@@ -82,17 +82,31 @@ class RunFolder:
             )
 
     def check_data(self, built: Mapping[str, Any]) -> None:
-        """Raise unless the training images are those of the run in this folder.
+        """Raise unless the images are those of the run in this folder: trained on, compared with, and held out.
 
         Raises:
-            ChangedOptions: their checksum is another one.
+            ChangedOptions: a checksum is another one.
             CheckpointError: the folder's training_options.json cannot be read.
         """
-        if self.exists and self._recorded("dataset").get("train_sha256") != built["train_sha256"]:
+        if not self.exists:
+            return
+        recorded = self._recorded("dataset")
+        parts = {"test": "held-out", "reference": "reference", "train": "training"}
+        changed = [name for part, name in parts.items() if recorded.get(f"{part}_sha256") != built[f"{part}_sha256"]]
+        if changed:
             raise ChangedOptions(
-                f"the training images have changed since the run in {self.path} started. Restore them, or give another "
-                "--outdir to start a new run."
+                f"the {' and '.join(changed)} images have changed since the run in {self.path} started. Restore them, "
+                "or give another --outdir to start a new run."
             )
+
+    def changed_environment(self, now: Mapping[str, Any]) -> list[str]:
+        """What differs between the environment in which the run was last started and `now`, as "torch was A, now B".
+
+        Raises:
+            CheckpointError: the folder's training_options.json cannot be read.
+        """
+        recorded = self._recorded("environment")
+        return [f"{name} was {recorded.get(name)}, now {new}" for name, new in now.items() if recorded.get(name) != new]
 
     def open(self, options: Options, facts: Mapping[str, Any]) -> None:
         """Make the folder and record the options, and facts about the data and the networks beside them."""

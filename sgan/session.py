@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sgan.config import PRESETS, Options
-from sgan.data import load_dataset
+from sgan.data import Dataset, load_dataset
 from sgan.grids import class_rows, first_of_each, save_grid
 from sgan.metrics import Evaluator
 from sgan.progress import ProgressBar, StopRequest, duration
@@ -47,7 +47,7 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
         CheckpointError: its newest state is damaged.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
         FloatingPointError: a loss, a parameter or a sample is not finite; the last good state is kept.
-        ValueError: unknown data, or options that describe no network.
+        ValueError: unknown data, a class without an image, or options that describe no network.
     """
     console = console or Console(quiet=True)
     folder = RunFolder(outdir)
@@ -59,15 +59,38 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
             "A larger --kimg extends it."
         )
         return folder
-    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset)
-    folder.check_data(dataset.built)
-    trainer = Trainer(options, dataset)
+    trainer = Trainer(options, load_data(options, folder))
     if state is not None:
         trainer.load_state(state.tensors)
+    session = Session(trainer, folder, console, resumed_from=state)
+    changes = [] if state is None else folder.changed_environment(environment())
     folder.forget_after(-1 if state is None else trainer.images_seen)
     folder.open(options, describe(trainer))
-    Session(trainer, folder, console, resumed_from=state).run()
+    if changes:
+        session.say(
+            f"warning: {'; '.join(changes)}: from here on the run is not the one, bit for bit, that it would have been."
+        )
+    session.run()
     return folder
+
+
+def load_data(options: Options, folder: RunFolder) -> Dataset:
+    """The data set of a run, checked before anything is written.
+
+    Raises:
+        ChangedOptions: it is not the one of the run in the folder.
+        ValueError: unknown data, or a class without an image to train on.
+    """
+    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset)
+    folder.check_data(dataset.built)
+    counts = dataset.train.labels.bincount(minlength=dataset.num_classes)
+    empty = [name for name, count in zip(dataset.class_names, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        subset = "" if options.subset is None else f" in a --subset of {options.subset}"
+        raise ValueError(
+            f"train: every class of {options.data} must have an image, got none of {', '.join(empty)}{subset}"
+        )
+    return dataset
 
 
 class Session:
@@ -230,8 +253,13 @@ def describe(trainer: Trainer) -> dict[str, Any]:
             "parameters": parameter_count(trainer.discriminator),
             "widths": trainer.discriminator.widths,
         },
-        "torch": torch.__version__,
+        "environment": environment(),
     }
+
+
+def environment() -> dict[str, Any]:
+    """What besides the options decides how a CPU rounds."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def snapshot_metadata(trainer: Trainer) -> dict[str, Any]:
@@ -270,7 +298,7 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
     """
     folder = RunFolder(outdir)
     folder.check(options)
-    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset)
+    dataset = load_data(options, folder)
     trainer = Trainer(options, dataset)
     table = Table("option", "value", title=f"{options.preset}: {PRESETS[options.preset].summary}")
     for field in fields(options):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from sgan.config import Options
-from sgan.runs import RunFolder, read_json_lines
-from sgan.session import Interrupted, train
+from sgan.data import load_dataset
+from sgan.runs import ChangedOptions, RunFolder, read_json_lines
+from sgan.session import Interrupted, estimate, train
+from sgan.train import main
 from sgan.trainer import Trainer
 
 
@@ -126,3 +131,94 @@ def test_elapsed_time_includes_what_came_after_the_last_tick(
         train(tiny, tmp_path)
     train(tiny, tmp_path)
     assert [line["elapsed_s"] for line in read_json_lines(tmp_path / "stats.jsonl")] == [0, 80, 160]
+
+
+def start_and_stop(options: Options, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was stopped after one step."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stub_step(stop))
+        with pytest.raises(Interrupted):
+            train(options, run)
+
+
+def edit_record(run: Path, section: str, **changes: object) -> None:
+    path = run / "training_options.json"
+    recorded = json.loads(path.read_text())
+    recorded[section] |= changes
+    path.write_text(json.dumps(recorded))
+
+
+def test_another_environment_is_warned_of_once(tiny: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_and_stop(tiny, tmp_path, monkeypatch)
+    recorded = json.loads((tmp_path / "training_options.json").read_text())
+    assert recorded["environment"] == {"torch": torch.__version__, "threads": 1}
+    edit_record(tmp_path, "environment", torch="1.0", threads=64)
+    start_and_stop(tiny, tmp_path, monkeypatch)
+    start_and_stop(tiny, tmp_path, monkeypatch)
+    warnings = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert f"torch was 1.0, now {torch.__version__}; threads was 64, now 1: " in warnings[0]
+
+
+def test_a_change_that_the_subset_hides_is_refused(
+    tiny: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pixel of an image outside the subset, and one of a held-out image."""
+    with np.load(tiny.data) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    options = replace(tiny, data=str(tmp_path / "few.npz"), subset=0.5)
+    np.savez(options.data, x=x, y=y)
+    start_and_stop(options, tmp_path / "run", monkeypatch)
+    before = load_dataset(options.data, subset=0.5)
+    for part in ("reference", "test"):
+        images = getattr(before, part).images
+        hidden = next(image for image in images if not (image == before.train.images).flatten(1).all(1).any())
+        changed = x.copy()
+        changed[(x == hidden[0].numpy()).all((1, 2)), 0, 0] ^= 1
+        np.savez(options.data, x=changed, y=y)
+        name = {"reference": "reference", "test": "held-out"}[part]
+        with pytest.raises(ChangedOptions, match=f"the {name} images have changed"):
+            train(options, tmp_path / "run")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]])
+def test_a_class_without_images_is_refused_before_anything_is_written(tmp_path: Path, arguments: list[str]) -> None:
+    np.savez(tmp_path / "gap.npz", x=np.zeros((30, 8, 8), np.uint8), y=np.repeat([0, 1, 3], 10))
+    result = CliRunner().invoke(
+        main, ["--data", str(tmp_path / "gap.npz"), "--outdir", str(tmp_path / "run"), *arguments]
+    )
+    assert result.exit_code == 1
+    assert "gap.npz must have an image, got none of 2" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_stops_with_130_and_says_how_to_go_on(
+    tiny: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(Trainer, "step", stub_step(lambda trainer: os.kill(os.getpid(), number)))
+    before = signal.getsignal(number)
+    result = CliRunner().invoke(main, ["--data", tiny.data, "--kimg", "1", "--outdir", str(tmp_path / "run")])
+    assert result.exit_code == 130, result.output
+    assert "kimg. Run the same command again to resume." in result.output
+    assert signal.getsignal(number) is before
+    saved = RunFolder(tmp_path / "run").read_state()
+    assert saved is not None
+    assert saved.images_seen > 0
+
+
+def test_the_estimate_counts_steps_and_ticks(tiny: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which a step takes 1 s and an evaluation 5 s: 8 steps and the ticks of kimg 0, 1 and 2."""
+    now = 0.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    options = replace(tiny, d_steps=2)
+    trainer = Trainer(options, load_dataset(options.data, subset=options.subset))
+    monkeypatch.setattr("sgan.session.time.monotonic", lambda: now)
+    monkeypatch.setattr(Trainer, "step", stub_step(lambda trainer: pass_time(1)))
+    monkeypatch.setattr("sgan.session.Evaluator.evaluate", lambda self, generate: pass_time(5))
+    text = estimate(trainer)
+    assert text.startswith("estimated cost: 8 steps of 1000 ms (250 images/s) and 3 ticks of 5.0 s: 0m 23s")
