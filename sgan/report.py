@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 from PIL import Image, ImageDraw, ImageFont
@@ -15,10 +17,29 @@ from rich.table import Table
 from sgan.checkpoints import CheckpointError
 from sgan.runs import read_json_lines
 
-__all__ = ["Curve", "draw_curves", "draw_grids", "main", "read_curve"]
+__all__ = ["Curve", "Floor", "draw_curves", "draw_grids", "main", "read_curve"]
 
 GAP = 24  # pixels between grids placed side by side
 LABEL_HEIGHT = 40
+
+
+class Floor(NamedTuple):
+    """What held-out real images of one data set get in place of fakes.
+
+    data: the set and its seed. n, sources: so many images, drawn from so many different held-out ones. checksums: of
+    the reference and the held-out images, which tell data sets apart whatever their names.
+    """
+
+    value: float
+    data: str
+    n: int
+    sources: int
+    checksums: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        of = "" if self.sources == self.n else f" of {self.sources:,}"
+        return f"held-out real, {self.data}, n = {self.n:,}{of}"
 
 
 @dataclass(frozen=True)
@@ -27,18 +48,27 @@ class Curve:
 
     Attributes:
         run: the run folder.
-        kimg, values: one entry per tick.
+        kimg, values: one entry per tick, the first at kimg 0.
+        n: fakes that every value was measured on.
+        features_sha256: of the feature network.
         floor: the metric of held-out real images.
     """
 
     run: Path
     kimg: list[float]
     values: list[float]
-    floor: float
+    n: int
+    features_sha256: str
+    floor: Floor
 
     @property
     def name(self) -> str:
         return self.run.resolve().name
+
+    @property
+    def trained(self) -> list[float]:
+        """The values after kimg 0, at which nothing has been trained; all of a run that has no others."""
+        return self.values[1:] if len(self.values) > 1 else self.values
 
 
 def read_curve(run: Path, metric: str) -> Curve:
@@ -51,24 +81,57 @@ def read_curve(run: Path, metric: str) -> Curve:
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: is {run} a run folder with this metric?")
     lines = read_json_lines(path)
-    floor = json.loads((run / "floor.json").read_text())["results"][metric]
-    return Curve(run, [line["images"] / 1000 for line in lines], [line["results"][metric] for line in lines], floor)
+    if not lines:
+        raise CheckpointError(f"{path} holds no value yet")
+    try:
+        kimg, values = [line["images"] / 1000 for line in lines], [line["results"][metric] for line in lines]
+        return Curve(run, kimg, values, lines[0]["n_fake"], lines[0]["features_sha256"], read_floor(run, metric))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{run} is damaged, or was written by another version ({error!r})") from error
+
+
+def read_floor(run: Path, metric: str) -> Floor:
+    """Read the floor of one metric of a run folder, and which data it belongs to."""
+    floor = json.loads((run / "floor.json").read_text())
+    data = json.loads((run / "training_options.json").read_text())["dataset"]
+    name = f"{data['name']} (seed {data['seed']})"
+    checksums = (data["reference_sha256"], data["test_sha256"])
+    return Floor(floor["results"][metric], name, floor["n_floor"], floor["n_floor_sources"], checksums)
+
+
+def distinct_floors(curves: list[Curve]) -> list[Floor]:
+    """One floor per data set, in the order of the runs."""
+    return list({curve.floor.checksums: curve.floor for curve in curves}.values())
+
+
+def check_comparable(curves: list[Curve], metric: str) -> None:
+    """Raise unless all runs were measured alike.
+
+    Raises:
+        CheckpointError: with different feature networks, or on different numbers of fakes.
+    """
+    for what in ("features_sha256", "n"):
+        seen = {getattr(curve, what): curve.name for curve in curves}
+        if len(seen) > 1:
+            each = ", ".join(f"{value} in {name}" for value, name in seen.items())
+            raise CheckpointError(f"values of {metric} cannot be compared: {what} is {each}")
 
 
 def draw_curves(curves: list[Curve], metric: str, path: Path) -> None:
-    """Draw metric against kimg, one line per run, and the first run's floor as a dashed line."""
+    """Draw metric against kimg, one line per run, and one dashed line per data set for its floor."""
     from matplotlib.figure import Figure  # here: slow to import, and only drawing needs it
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for curve in curves:
         axes.plot(curve.kimg, curve.values, marker="o", markersize=3, label=curve.name)
-    axes.axhline(curves[0].floor, color="grey", linestyle="--", linewidth=1, label="real against held-out real")
+    for floor, dashes in zip(distinct_floors(curves), cycle(["--", ":", "-."]), strict=False):
+        axes.axhline(floor.value, color="grey", linestyle=dashes, linewidth=1, label=floor.name)
     axes.set_xlabel("thousands of real images shown")
-    axes.set_ylabel(metric)
+    axes.set_ylabel(f"{metric} (n = {curves[0].n:,})")
     axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    axes.legend(fontsize="small")
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
@@ -102,15 +165,15 @@ def last_grid(run: Path) -> Path:
 
 
 def print_table(curves: list[Curve], metric: str, console: Console) -> None:
-    """Start, minimum, median and final value of every run."""
-    table = Table("run", "kimg", "start", "min", "median", "final", "start / final", title=metric)
+    """Start, minimum, median and final value of every run; minimum and median are of the ticks after kimg 0."""
+    table = Table("run", "kimg", "n", "start", "min", "median", "final", "start / final", title=metric)
     for curve in curves:
         start, final = curve.values[0], curve.values[-1]
-        values = [start, min(curve.values), statistics.median(curve.values), final]
+        values = [start, min(curve.trained), statistics.median(curve.trained), final]
         shown = [f"{value:.3f}" for value in values]
-        table.add_row(curve.name, f"{curve.kimg[-1]:.0f}", *shown, f"{start / final:.1f}")
-    floor = f"{curves[0].floor:.3f}"
-    table.add_row("real against held-out real", "", "", floor, floor, floor, "")
+        table.add_row(curve.name, f"{curve.kimg[-1]:.0f}", f"{curve.n:,}", *shown, f"{start / final:.1f}")
+    for floor in distinct_floors(curves):
+        table.add_row(floor.name, "", f"{floor.n:,}", "", "", "", f"{floor.value:.3f}", "")
     console.print(table)
 
 
@@ -123,16 +186,21 @@ def print_table(curves: list[Curve], metric: str, console: Console) -> None:
 )
 @click.option("--metric", default="fid_digits", show_default=True)
 def main(runs: tuple[Path, ...], out: Path | None, metric: str) -> None:
-    """Compare runs: start, minimum, median and final value of a metric; its curves, and the last grids side by side."""
+    """Compare runs: start, minimum, median and final value of a metric; its curves, and the last grids side by side.
+
+    Minimum and median are of the ticks after kimg 0. Values of one table have one feature network and one number of
+    fakes, else it is refused. Every data set has a row of its own with its floor: what held-out real images get.
+    """
     try:
         curves = [read_curve(run, metric) for run in runs]
+        check_comparable(curves, metric)
         print_table(curves, metric, Console())
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             draw_curves(curves, metric, out / f"{metric}.png")
             draw_grids(list(runs), out / "grids.png")
             click.echo(f"wrote {out / f'{metric}.png'} and {out / 'grids.png'}")
-    except (CheckpointError, OSError, KeyError) as error:
+    except (CheckpointError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
