@@ -54,10 +54,8 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
     folder.check(options)
     state = folder.read_state()
     if state is not None and state.images_seen >= options.kimg * 1000:
-        console.print(
-            f"Finished already: {outdir} has seen {state.images_seen / 1000:.1f} kimg of {options.kimg}. "
-            "A larger --kimg extends it."
-        )
+        seen = f"{state.images_seen / 1000:.1f} kimg of {options.kimg}"
+        print_line(console, f"Finished already: {outdir} has seen {seen}. A larger --kimg extends it.")
         return folder
     trainer = Trainer(options, load_data(options, folder))
     if state is not None:
@@ -219,7 +217,7 @@ class Session:
         )
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(self.console, line)
         self.folder.append_log(line)
 
     def images_per_s(self) -> float:
@@ -290,6 +288,11 @@ def tick_line(
     return "  |  ".join([*parts, duration(speed["elapsed_s"])])
 
 
+def print_line(console: Console, line: str) -> None:
+    """Print text as it is: not wrapped where there is no terminal, and brackets in a path are no markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def preview(options: Options, outdir: Path, console: Console) -> None:
     """Print what a run would be and cost: a few steps are taken in memory, no file is written.
 
@@ -307,9 +310,11 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
     console.print(table)
     networks = describe(trainer)
     for name in ("generator", "discriminator"):
-        console.print(f"{name}: {networks[name]['parameters']:,} parameters, widths {networks[name]['widths']}")
-    console.print(f"data: {len(dataset.train):,} training and {len(dataset.test):,} held-out images, {dataset.built}")
-    console.print(estimate(trainer), highlight=False)
+        size = f"{networks[name]['parameters']:,} parameters, widths {networks[name]['widths']}"
+        print_line(console, f"{name}: {size}")
+    counts = f"{len(dataset.train):,} training and {len(dataset.test):,} held-out images"
+    print_line(console, f"data: {counts}, {dataset.built}")
+    print_line(console, estimate(trainer))
 
 
 def estimate(trainer: Trainer) -> str:
