@@ -11,6 +11,12 @@ from sgan.data import load_dataset
 from sgan.grids import first_of_each
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Before any other fixture: another number of threads rounds sums otherwise."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     torch.manual_seed(0)
