@@ -60,7 +60,8 @@ def check_backend(name: str, device: str) -> None:
 @click.option(
     "--data",
     metavar="NAME|PATH",
-    help="Embedded data set, .npz file, or folder of images per class. [default: the preset's]",
+    help="Embedded data set (digits-rotated, ...), .npz file, folder of IDX files, or folder of images per class. "
+    "[default: the preset's]",
 )
 @click.option("--subset", type=float, metavar="FRACTION", help="Train on this fraction of the images, in (0, 1].")
 @click.option(
