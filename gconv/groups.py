@@ -42,6 +42,8 @@ class Irrep:
 class PlanarGroup:
     """A finite group of rotations and reflections of the plane, exact on the pixel grid.
 
+    Methods that take elements raise TypeError for anything but an int and ValueError outside 0..order - 1.
+
     Build one with :class:`CyclicGroup` or :class:`DihedralGroup`. Two groups are equal when their names are.
 
     Attributes:

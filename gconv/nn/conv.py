@@ -65,6 +65,7 @@ class _Convolution(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in[, |G|], H, W) -> (N, C_out, |G|, H', W'), as :func:`gconv.lifting_conv2d` and ``group_conv2d``."""
         convolve = lifting_conv2d if self.lifting else group_conv2d
         out = convolve(
             x,

@@ -40,6 +40,7 @@ class GroupPool(nn.Module):
         self.backend = backend
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, |G|, H, W) -> (N, C, H, W), or (N, C, |G/H|, H, W) with a subgroup."""
         return group_pool(x, group=self.group, mode=self.mode, subgroup=self.subgroup, backend=self.backend)
 
     def extra_repr(self) -> str:

@@ -59,6 +59,7 @@ class _Resample(nn.Module):
         self.mode = mode
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, |G|, H, W) or (N, C, H, W), H and W halved (rounded up) or doubled."""
         return per_orientation(self.modes[self.mode], x)
 
     def extra_repr(self) -> str:
