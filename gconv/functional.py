@@ -40,7 +40,7 @@ def lifting_conv2d(
         stride: positive step between outputs. Exactly equivariant iff (L + 2 * padding - K) % stride == 0 on every
             axis length L that the group flips or rotates.
         padding: zeros added on every side.
-        backend: "reference", "dense" or "cpu"; None picks the fastest measured one (see :func:`explain`).
+        backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout, with
@@ -76,7 +76,7 @@ def group_conv2d(
         group: the group that transforms the filters.
         stride: positive step between outputs; exactness as in :func:`lifting_conv2d`.
         padding: zeros added on every side.
-        backend: "reference", "dense" or "cpu"; None picks the fastest measured one (see :func:`explain`).
+        backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout. Gradients of every order exist. The
@@ -105,7 +105,7 @@ def group_pool(
         group: the group of the map.
         mode: "max" or "mean". Ties of "max" take the first member in value and gradient; NaN propagates.
         subgroup: element indices closed under the product; None pools over the whole group.
-        backend: "reference", "dense" or "cpu"; None picks the fastest measured one.
+        backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C, H, W) in torch.channels_last layout, or with ``subgroup`` (N, C, |G/H|, H, W) over the left cosets

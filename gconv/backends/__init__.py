@@ -1,4 +1,4 @@
-"""The backends and the rule that picks one. A named backend runs or raises; None picks by measurement.
+"""The backends and the rule that picks one. A named backend runs or raises; None lets gconv choose.
 
 Every backend is a module with the same six functions: conv2d, conv2d_input_grad, conv2d_weight_grad, group_pool,
 group_pool_backward and group_pool_select.
