@@ -1,0 +1,42 @@
+"""Cases of lifting_conv2d."""
+
+from __future__ import annotations
+
+from convolution import contest
+from measure import Benchmark, Case, Setting, run_benchmark
+
+__all__ = ["CASES", "contest"]
+
+OP = "lifting_conv2d"
+WORKS = ("forward", "forward+backward")
+
+# Group, C_in, C_out, height: grey and colour images, and a latent map of 16 channels.
+LAYERS = (
+    ("C4", 1, 16, 28),
+    ("C4", 1, 64, 28),
+    ("C4", 3, 16, 64),
+    ("C4", 16, 32, 28),
+    ("D4", 1, 16, 28),
+    ("D4", 3, 8, 64),
+    ("D4", 16, 16, 28),
+    ("C2", 3, 32, 28),
+    ("D1", 3, 32, 28),
+    ("D2", 3, 16, 28),
+)
+
+CASES = [
+    *(
+        Case(
+            OP, "layers", group, c_in, c_out, height, work,
+            quick=(c_in, height) == (1, 28), memory=work == "forward+backward" and group in ("C4", "D4"),
+        )
+        for group, c_in, c_out, height in LAYERS
+        for work in WORKS
+    ),
+    *(Case(OP, "overhead", "C4", 3, 8, 4, work, batch=1, quick=True) for work in ("forward", "recorded")),
+    *(Case(OP, "profile", "C4", 16, 32, 28, work) for work in WORKS),
+]  # fmt: skip
+
+
+def test_speed(benchmark: Benchmark, case: Case, setting: Setting) -> None:
+    run_benchmark(benchmark, contest(case, setting))

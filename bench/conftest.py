@@ -1,0 +1,20 @@
+"""`pytest bench/` times every case with pytest-benchmark; without it there is nothing to run."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from measure import Setting
+
+collect_ignore_glob = [] if find_spec("pytest_benchmark") else ["bench_*.py"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("case", metafunc.module.CASES, ids=str)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting(threads=torch.get_num_threads())

@@ -1,0 +1,217 @@
+"""What the benches of lifting_conv2d and group_conv2d share: operands, contests and the check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from measure import Case, Contest, Run, Setting
+from torch import Tensor
+
+import gconv
+
+FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+Convolve = Callable[[Tensor, Tensor], Tensor]
+
+
+def contest(case: Case, setting: Setting) -> Contest:
+    """gconv against the baselines of the case's suite."""
+    flops, dense_flops = multiplications(case)
+    passes = 3 if case.work == "forward+backward" else 1
+    full = replace(case, c_in=_full(case.c_in), c_out=_full(case.c_out))
+    if case.suite == "profile":
+        rivals = {}
+    elif case.suite == "widths":
+        rivals = {"full vectors": {"": ours(full, setting)}}
+    else:
+        rivals = _baselines(case, setting)
+    return Contest(
+        ours(case, setting),
+        rivals,
+        check=lambda: errors(case, setting),
+        scale={"full vectors": case.c_in * case.c_out / (full.c_in * full.c_out)},
+        flops=2.0 * passes * flops,
+        dense_flops=2.0 * passes * dense_flops,
+    )
+
+
+def operands(case: Case, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
+    """x, weight and the gradient of the output, normal and seeded, in the layout that gconv's layers pass on."""
+    order = gconv.group_from_name(case.group).order
+    axis = (order,) if case.op == "group_conv2d" else ()
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng).to(setting.device)
+
+    last = torch.channels_last_3d if axis else torch.channels_last
+    x = draw(case.batch, case.c_in, *axis, case.height, case.height).contiguous(memory_format=last)
+    weight = draw(case.c_out, case.c_in, *axis, case.size, case.size) / math.sqrt(case.c_in * order * case.size**2)
+    height = case.height + 2 * (case.size // 2) - case.size + 1
+    grad_out = draw(case.batch, case.c_out, order, height, height).contiguous(memory_format=torch.channels_last_3d)
+    return x, weight, grad_out
+
+
+def ours(case: Case, setting: Setting) -> Run:
+    """The op as a user calls it: the function, in eval mode the layer."""
+    x, weight, grad_out = operands(case, setting)
+    if case.suite != "eval":
+        return working(convolution(case, setting), x, weight, grad_out, case.work)
+    layer = _layer(case, setting, weight)
+    return working(lambda x, _: layer(x), x, weight, grad_out, case.work)
+
+
+def convolution(case: Case, setting: Setting) -> Convolve:
+    group = gconv.group_from_name(case.group)
+
+    def convolve(x: Tensor, weight: Tensor) -> Tensor:
+        op = gconv.group_conv2d if case.op == "group_conv2d" else gconv.lifting_conv2d
+        return op(x, weight, group=group, padding=case.size // 2, backend=setting.backend)
+
+    return convolve
+
+
+def working(convolve: Convolve, x: Tensor, weight: Tensor, grad_out: Tensor, work: str) -> Run:
+    """A run that does the work on these leaves of the graph."""
+    if work == "forward":
+
+        def run() -> object:
+            with torch.no_grad():
+                return convolve(x, weight)
+
+        return run
+    leaves = x.requires_grad_(), weight.requires_grad_()
+    if work == "recorded":
+        return lambda: convolve(*leaves)
+    return lambda: torch.autograd.grad(convolve(*leaves), leaves, grad_out)
+
+
+def multiplications(case: Case) -> tuple[int, int]:
+    """Of the forward pass: in the irreps, and of the bank. Lifting layers have no group sum to save."""
+    group = gconv.group_from_name(case.group)
+    plain = case.batch * case.height**2 * case.c_in * case.c_out * case.size**2
+    if case.op == "lifting_conv2d":
+        return plain * group.order, plain * group.order
+    return plain * sum(irrep.dim**2 * irrep.columns for irrep in group.irreps), plain * group.order**2
+
+
+def errors(case: Case, setting: Setting) -> dict[str, float]:
+    """Largest error of the forward pass and of both gradients, as fractions of what rounding can do.
+
+    The truth is conv2d on the bank in float64. A sum of k products in float32 is within (2 sqrt(k) + 6) eps S of the
+    exact one, S the sum of the products' absolute values: k independent roundings of partial sums by at most eps / 2
+    each, at six standard deviations, and one for every level of the transforms there and back. The transforms spread
+    rounding over the group axis, so S is summed over it.
+    """
+    x, weight, grad_out = operands(case, setting)
+    found = _maps(convolution(case, setting), x, weight, grad_out)
+    if case.suite == "eval":
+        with torch.no_grad():
+            found["layer"] = _layer(case, setting, weight)(x)
+    wide = x.double(), weight.double(), grad_out.double()
+    true = _maps(lambda x, weight: _by_bank(case, x, weight), *wide)
+    sizes = _maps(lambda x, weight: _by_bank(case, x, weight), *(tensor.abs() for tensor in wide))
+    order = grad_out.shape[2]
+    terms = {
+        "forward": case.size**2 * case.c_in * (order if x.dim() == 5 else 1),
+        "grad_x": case.size**2 * case.c_out * order,
+        "grad_weight": case.batch * case.height**2 * order,
+    }
+    largest = {}
+    for name, value in found.items():
+        key = "forward" if name == "layer" else name
+        size = sizes[key].sum(2, keepdim=True) if x.dim() == 5 else sizes[key]
+        bound = (2 * math.sqrt(terms[key]) + 6) * torch.finfo(value.dtype).eps * size
+        error = ((value.double() - true[key]).abs() / bound).nan_to_num(nan=math.inf)
+        largest[name] = float(error.max())
+    return largest
+
+
+def _maps(convolve: Convolve, x: Tensor, weight: Tensor, grad_out: Tensor) -> dict[str, Tensor]:
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    out = convolve(x, weight)
+    grad_x, grad_weight = torch.autograd.grad(out, (x, weight), grad_out)
+    return {"forward": out.detach(), "grad_x": grad_x, "grad_weight": grad_weight}
+
+
+def _by_bank(case: Case, x: Tensor, weight: Tensor) -> Tensor:
+    group = gconv.group_from_name(case.group)
+    planar = x.flatten(1, 2) if x.dim() == 5 else x
+    out = F.conv2d(planar, gconv.expand_filter(weight, group), padding=case.size // 2)
+    return out.unflatten(1, (case.c_out, group.order))
+
+
+def _baselines(case: Case, setting: Setting) -> dict[str, dict[str, Run]]:
+    """conv2d on the pre-expanded bank in both memory formats, and escnn's layer where it is installed."""
+    x, weight, grad_out = operands(case, setting)
+    bank = gconv.expand_filter(weight, gconv.group_from_name(case.group))
+    planar = x.flatten(1, 2) if x.dim() == 5 else x
+
+    def convolve(x: Tensor, bank: Tensor) -> Tensor:
+        return F.conv2d(x, bank, padding=case.size // 2)
+
+    conv2d = {}
+    for name, layout in FORMATS.items():
+        moved = [tensor.detach().contiguous(memory_format=layout) for tensor in (planar, bank, grad_out.flatten(1, 2))]
+        conv2d[name] = working(convolve, moved[0], moved[1], moved[2], case.work)
+    rivals = {"conv2d": conv2d}
+    if case.suite == "layers" and escnn_missing() is None:
+        rivals |= _escnn(case, planar, grad_out.flatten(1, 2))
+    return rivals
+
+
+def _layer(case: Case, setting: Setting, weight: Tensor) -> torch.nn.Module:
+    kind = gconv.nn.GroupConv2d if case.op == "group_conv2d" else gconv.nn.LiftingConv2d
+    group = gconv.group_from_name(case.group)
+    layer = kind(
+        case.c_in, case.c_out, case.size, group=group, padding=case.size // 2, bias=False, backend=setting.backend
+    )
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    return layer.to(setting.device).eval()
+
+
+def _full(width: int) -> int:
+    """The next multiple of 8."""
+    return -(-width // 8) * 8
+
+
+@cache
+def escnn_missing() -> str | None:
+    """Why escnn's layers are no baseline here; None if they are."""
+    return None if find_spec("escnn") else "escnn is not installed"
+
+
+def _escnn(case: Case, x: Tensor, grad_out: Tensor) -> dict[str, dict[str, Run]]:
+    """escnn's R2Conv between regular fields; it expands its filter in train mode and keeps the bank in eval mode.
+
+    Its 3x3 filters are combinations of a steerable basis, not ours, so it is timed and not compared.
+    """
+    from escnn import gspaces, nn
+
+    rotations = int(case.group[1:])
+    if case.group.startswith("C"):
+        space = gspaces.rot2dOnR2(rotations)
+    else:
+        space = gspaces.flip2dOnR2() if rotations == 1 else gspaces.flipRot2dOnR2(rotations)
+    channels = [space.regular_repr] * case.c_in if case.op == "group_conv2d" else [space.trivial_repr] * case.c_in
+    types = nn.FieldType(space, channels), nn.FieldType(space, [space.regular_repr] * case.c_out)
+    runs: dict[str, dict[str, Run]] = {}
+    for mode in ("train", "eval"):
+        if mode == "eval" and case.work != "forward":
+            continue  # escnn's eval mode has no gradient in its weights
+        layer = nn.R2Conv(*types, case.size, padding=case.size // 2, bias=False).to(x.device).train(mode == "train")
+        runs[f"escnn {mode}"] = {"": _escnn_run(layer, types[0], x.detach(), grad_out, case.work)}
+    return runs
+
+
+def _escnn_run(layer: torch.nn.Module, field_type: object, x: Tensor, grad_out: Tensor, work: str) -> Run:
+    from escnn import nn
+
+    (weight,) = layer.parameters()
+    return working(lambda x, _: layer(nn.GeometricTensor(x, field_type)).tensor, x, weight, grad_out, work)

@@ -1,0 +1,211 @@
+"""Measuring: cases, contests between runs, paired times, and what the machine did it with."""
+
+from __future__ import annotations
+
+import gc
+import math
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from show import shape
+
+from gconv import build
+
+Run = Callable[[], object]
+Benchmark = Callable[[Run], object]  # pytest-benchmark's fixture
+Samples = dict[str, list[float]]  # seconds of every contender, one entry per round
+Spread = dict[str, float]  # median, p20 and p80
+Row = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = "gconv"
+MIN_PAIRS = 9
+MAX_PAIRS = 200
+SAMPLE_S = 2e-3  # shorter calls are repeated until a sample takes this long: the clock and the loop cost 0.1 us
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What holds for a whole run: gconv's backend (None lets it choose), the device, and its CPU threads."""
+
+    backend: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: (N, C_in[, |G|], H, H) -> (N, C_out, |G|, H, H), padding "same".
+
+    Attributes:
+        suite: which table it belongs to, a key of show.SUITES.
+        work: "forward" (under no_grad), "recorded" (forward, for a later backward), "backward", "forward+backward".
+        mode: of group_pool; for a training step the networks' widths.
+        quick: whether --quick keeps it.
+        memory: whether peak memory is measured, too.
+    """
+
+    op: str
+    suite: str
+    group: str
+    c_in: int
+    c_out: int
+    height: int
+    work: str
+    batch: int = 32
+    size: int = 3
+    mode: str = ""
+    quick: bool = False
+    memory: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.suite} {self.group} {shape(asdict(self))} {self.work}"
+
+
+@dataclass
+class Contest:
+    """The runs of one case, which do the same work.
+
+    Attributes:
+        ours: gconv.
+        rivals: name of a baseline to its variants, of which the one with the lowest median counts.
+        scale: name of a baseline to the factor on its paired ratio, if it does other work than ours.
+        check: largest error of each map over its bound; above 1 is wrong.
+        flops: multiply-add operations of the group-Fourier products, 0 if there are none.
+        dense_flops: the same of the expanded bank.
+        traffic: bytes that must be read and written, 0 if of no interest.
+    """
+
+    ours: Run
+    rivals: dict[str, dict[str, Run]]
+    check: Callable[[], dict[str, float]]
+    scale: dict[str, float] = field(default_factory=dict)
+    flops: float = 0.0
+    dense_flops: float = 0.0
+    traffic: float = 0.0
+
+    def contenders(self) -> dict[str, Run]:
+        """Every run by its name: "gconv", "conv2d contiguous", ..."""
+        runs = {OURS: self.ours}
+        for rival, variants in self.rivals.items():
+            runs |= {f"{rival} {variant}".strip(): run for variant, run in variants.items()}
+        return runs
+
+
+def run_benchmark(benchmark: Benchmark, contest: Contest) -> None:
+    """Times gconv's run with pytest-benchmark, after the check."""
+    assert max(contest.check().values()) <= 1
+    benchmark(contest.ours)
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Median, 20th and 80th percentile."""
+    values = list(values)
+    if len(values) < 2:
+        return dict.fromkeys(("median", "p20", "p80"), values[0])
+    p20, _, _, p80 = statistics.quantiles(values, n=5, method="inclusive")
+    return {"median": statistics.median(values), "p20": p20, "p80": p80}
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def race(contenders: Mapping[str, Run], budget_s: float, device: str = "cpu") -> Samples:
+    """Times the contenders in turn, A B A B ..., for about budget_s and at least MIN_PAIRS rounds.
+
+    Two calls of each and the first round are dropped: they compile, fill caches, and tell how often a short call must
+    be repeated in one sample.
+    """
+    calls = {}
+    for name, run in contenders.items():
+        run()
+        calls[name] = max(1, math.ceil(SAMPLE_S / _seconds(run, 1, device)))
+    samples: Samples = {name: [] for name in contenders}
+    gc.collect()
+    gc.disable()  # a collection would fall on whoever comes next
+    try:
+        end = time.perf_counter() + budget_s
+        rounds = 0
+        while rounds <= MIN_PAIRS or (rounds <= MAX_PAIRS and time.perf_counter() < end):
+            for name, run in contenders.items():
+                samples[name].append(_seconds(run, calls[name], device))
+            rounds += 1
+    finally:
+        gc.enable()
+    return {name: times[1:] for name, times in samples.items()}
+
+
+def _seconds(run: Run, calls: int, device: str) -> float:
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else int
+    synchronize()
+    begin = time.perf_counter()
+    for _ in range(calls):
+        run()
+    synchronize()
+    return (time.perf_counter() - begin) / calls
+
+
+def best_variant(samples: Samples, rival: str) -> str:
+    """The contender of a rival with the lowest median: the strongest case for the baseline."""
+    names = [name for name in samples if name == rival or name.startswith(f"{rival} ")]
+    return min(names, key=lambda name: statistics.median(samples[name]))
+
+
+def paired_ratios(samples: Samples, name: str) -> list[float]:
+    """Time of the contender over ours, round by round: above 1, gconv is faster."""
+    return [theirs / ours for theirs, ours in zip(samples[name], samples[OURS], strict=True)]
+
+
+def slug(text: str) -> str:
+    """A file name: "AMD EPYC, 2 threads" -> "amd-epyc-2-threads"."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def environment(setting: Setting) -> Row:
+    """What a number depends on besides the code: commit, versions, machine."""
+    native = build.native()
+    return {
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")),
+        "versions": {"python": platform.python_version()}
+        | {name: found for name in ("torch", "gconv", "escnn") if (found := _version(name))},
+        "device": device_name(setting.device),
+        "cpu": _cpu_model(),
+        "instruction_set": native.instruction_set() if native else None,
+        "threads": setting.threads,
+    }
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_model()
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        (model,) = set(re.findall(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE))
+    except (OSError, ValueError):
+        return platform.processor() or platform.machine()
+    return str(model)

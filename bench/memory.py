@@ -1,0 +1,78 @@
+"""Peak memory of one run, in a fresh process: `python bench/memory.py '{"case": ..., "contender": ...}'` prints bytes.
+
+Native workspaces do not pass through torch's allocator, so on a CPU it is the operating system that is asked: by how
+much resident memory grows at its peak, mapped files (the libraries' own pages) left out. Nothing is shared with an
+earlier run, whose buffers might have been kept. The operands are there before; outputs, gradients and workspaces count.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+
+from measure import Case, Setting
+
+MIB = 2**20
+
+
+def missing(setting: Setting) -> str | None:
+    """Why peak memory cannot be measured here; None if it can."""
+    if setting.device.startswith("cuda") or Path("/proc/self/clear_refs").exists():
+        return None
+    return "peak memory of a CPU run is read from Linux' /proc"
+
+
+def peaks_mib(case: Case, setting: Setting, contenders: tuple[str, ...]) -> dict[str, float]:
+    """Peak growth of each contender, each in a process of its own, side by side: nothing here is timed."""
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, __file__, json.dumps({"case": asdict(case), "setting": asdict(setting), "name": name})],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in contenders
+    }
+    outputs = {name: process.communicate()[0] for name, process in started.items()}
+    for name, process in started.items():
+        if process.returncode != 0:
+            raise RuntimeError(f"memory of {name} in {case}: the process ended with {process.returncode}")
+    return {name: int(output) / MIB for name, output in outputs.items()}
+
+
+def peak_bytes(case: Case, setting: Setting, name: str) -> int:
+    """Peak growth of this process while the contender runs once, after a small run that loads the libraries."""
+    import torch
+
+    torch.set_num_threads(setting.threads)
+    build = import_module(f"bench_{case.op}").contest
+    small = replace(case, batch=1, height=4, c_in=min(case.c_in, 8), c_out=min(case.c_out, 8))
+    build(small, setting).contenders()[name]()
+    run = build(case, setting).contenders()[name]
+    gc.collect()
+    if setting.device.startswith("cuda"):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # memory that building freed must not be there to reuse
+    before = _status_bytes("RssAnon") + _status_bytes("RssShmem")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    run()
+    return _status_bytes("VmHWM") - _status_bytes("RssFile") - before
+
+
+def _status_bytes(field: str) -> int:
+    (kib,) = re.findall(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), flags=re.MULTILINE)
+    return int(kib) * 1024
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    print(peak_bytes(Case(**asked["case"]), Setting(**asked["setting"]), asked["name"]))

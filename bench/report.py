@@ -1,0 +1,219 @@
+"""The README's speed section, docs/speed.md and the plot, from recorded rows: `python bench/report.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+
+import click
+import show
+from measure import ROOT, Case, Row, geometric_mean
+from targets import means
+
+BEGIN, END = "<!-- speed: begin, written by bench/report.py -->", "<!-- speed: end -->"
+WORKS = ("forward", "forward+backward")
+
+
+def read_rows(files: Iterable[Path]) -> list[Row]:
+    """Every row of these files."""
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def newest(rows: list[Row], selection: str) -> list[Row]:
+    """The rows of the newest run of this selection ("full", "train", ...); none if there is no such run."""
+    kept = [row for row in rows if row["selection"] == selection]
+    last = max((row["run"] for row in kept), default=None)
+    return [row for row in kept if row["run"] == last]
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """Dictionaries from column to text as a Markdown table; a column that a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns), *([row.get(name, "") for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(texts)} |" for texts in lines)
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> list[list[Row]]:
+    """Rows with the same key, in the order of their first."""
+    groups: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.values())
+
+
+def provenance(rows: list[Row], command: str) -> str:
+    """Which machine, code and command the rows come from."""
+    run, where = rows[0]["run"], rows[0]["environment"]
+    commit = where["commit"] + (" with uncommitted changes" if where["dirty"] else "")
+    return (
+        f"`{command}` on {where['device']}, {where['threads']} threads, {where['instruction_set']}, "
+        f"torch {where['versions']['torch']}, commit {commit}, {run[:10]}"
+    )
+
+
+def result(row: Row) -> str:
+    """A row's deciding number with its spread and its verdict, or that it was wrong."""
+    quantity = show.SUITES[row["case"]["suite"]].quantity
+    if row["wrong"]:
+        return "wrong result, no ratio"
+    return f"{show.with_spread(quantity, row['quantities'][quantity])}, {show.verdicts(row, quantity)}".removesuffix(
+        ", "
+    )
+
+
+def layers_table(rows: list[Row]) -> str:
+    """group_conv2d's layers: one line per shape, and one per geometric mean that has a target."""
+    layers = [row for row in rows if row["case"]["suite"] == "layers" and row["case"]["op"] == "group_conv2d"]
+    lines: list[dict[str, str]] = []
+    for of_group in grouped(layers, lambda row: row["case"]["group"]):
+        group = of_group[0]["case"]["group"]
+        for of_shape in grouped(of_group, lambda row: (row["case"]["c_in"], row["case"]["height"])):
+            line = {"group": group, "channels per orientation, image": show.shape(of_shape[0]["case"])}
+            line |= {row["case"]["work"]: result(row) for row in of_shape}
+            for row in of_shape:
+                if "memory_mib" in row:
+                    column = "peak MiB, gconv / bank"
+                    line[column] = show.cells(row)[column]
+            lines.append(line)
+        mean = {mean["work"]: mean for mean in means(of_group)}
+        if mean:
+            texts = {
+                work: f"**{found['value']:.2f}**, {show.verdict({'quantity': 'ratio', 'at_most': False, **found})}"
+                for work, found in mean.items()
+            }
+            lines.append({"group": group, "channels per orientation, image": "geometric mean", **texts})
+    return markdown_table(lines)
+
+
+def rest_table(rows: list[Row]) -> str:
+    """One line for every other op, table and pass: the worst case by name, the geometric mean, how many targets met."""
+    lines = []
+    kept = [
+        row
+        for row in rows
+        if (row["case"]["op"], row["case"]["suite"]) != ("group_conv2d", "layers") and row["case"]["suite"] != "profile"
+    ]
+    for same in grouped(kept, lambda row: (row["case"]["suite"], row["case"]["op"], row["case"]["work"])):
+        case = same[0]["case"]
+        suite = show.SUITES[case["suite"]]
+        right = [row for row in same if not row["wrong"]]
+        line = {"what": f"{case['op']}, {case['work']}: {suite.title}", "cases": str(len(same))}
+        if right:
+            values = {id(row): row["quantities"][suite.quantity]["median"] for row in right}
+            costs = suite.quantity == "overhead_us"
+            worst = (max if costs else min)(right, key=lambda row: values[id(row)])
+            text = show.with_spread(suite.quantity, worst["quantities"][suite.quantity])
+            line["worst"] = f"{text} at {worst['case']['group']} {show.shape(worst['case'])}"
+            line["geometric mean"] = "" if costs else show.amount(suite.quantity, geometric_mean(values.values()))
+        verdicts = [target for row in same for target in row["targets"] if target["quantity"] == suite.quantity]
+        if verdicts:
+            bound = show.verdict(verdicts[0]).removesuffix(" met").removesuffix(" missed")
+            line["target"] = f"{bound}: {sum(target['met'] for target in verdicts)} of {len(same)}"
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def readme_section(full: list[Row], train: list[Row]) -> str:
+    """What stands between the markers."""
+    parts = [
+        "Baseline time / gconv time, median (20th to 80th percentile) of paired runs in one process, float32, 3 x 3 "
+        "filters. The baseline is torch's conv2d on the pre-expanded bank in its faster memory format; above 1, gconv "
+        f"is faster. Every result is checked before it is timed.\n\n{provenance(full, 'python bench/run.py')}:",
+        layers_table(full),
+        "![ratios of every layer](docs/images/bench_cpu.svg)",
+        rest_table(full),
+    ]
+    if train:
+        parts += [f"{provenance(train, 'python bench/run.py --train')}:", rest_table(train)]
+    parts.append("Every case, and where the time goes: `docs/speed.md`.")
+    return "\n\n".join(parts)
+
+
+def details(full: list[Row], train: list[Row]) -> str:
+    """docs/speed.md: every row."""
+    parts = ["# Speed, case by case\n\nWritten by `python bench/report.py`; what the columns mean is in `bench/`."]
+    for rows, command in ((full, "python bench/run.py"), (train, "python bench/run.py --train")):
+        if rows:
+            parts.append(provenance(rows, command))
+        for table in grouped(rows, lambda row: (row["case"]["op"], row["case"]["suite"])):
+            case = table[0]["case"]
+            title = f"## {case['op']}, {show.SUITES[case['suite']].title}"
+            parts += [title, markdown_table([show.cells(row) for row in table])]
+    return "\n\n".join(parts) + "\n"
+
+
+def replace_section(text: str, section: str) -> str:
+    """The text with what stands between the markers replaced.
+
+    Raises:
+        ValueError: the markers are not there once each.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"report: the page must hold {BEGIN} and {END} once each")
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", flags=re.DOTALL)
+    return pattern.sub(lambda _: f"{BEGIN}\n{section}\n{END}", text)
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """One point per layer and pass at its ratio, its spread, and its target as a tick."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    layers = [row for row in rows if row["case"]["suite"] == "layers" and not row["wrong"]]
+    shapes = grouped(layers, lambda row: str(Case(**row["case"] | {"work": "", "quick": False, "memory": False})))
+    with matplotlib.rc_context({"svg.hashsalt": "gconv"}):  # the same rows give the same file
+        figure = Figure(figsize=(8, 1.2 + 0.26 * len(shapes)), layout="constrained")
+        axes = figure.subplots()
+        for work, colour, shift in zip(WORKS, ("tab:blue", "tab:orange"), (-0.14, 0.14), strict=True):
+            for place, of_shape in enumerate(shapes):
+                for row in (row for row in of_shape if row["case"]["work"] == work):
+                    ratio = row["quantities"]["ratio"]
+                    axes.plot((ratio["p20"], ratio["p80"]), [place + shift] * 2, color=colour, linewidth=2)
+                    axes.plot(ratio["median"], place + shift, "o", color=colour, markersize=5)
+                    for bound in (target["bound"] for target in row["targets"] if target["quantity"] == "ratio"):
+                        axes.plot(bound, place + shift, "|", color="black", markersize=8)
+            axes.plot([], [], "o-", color=colour, label=work.replace("+", " + "))
+        axes.plot([], [], "|", color="black", label="target")
+        axes.axvline(1, color="grey", linestyle="--", linewidth=1, label="conv2d on the expanded bank")
+        axes.set_yticks(range(len(shapes)), [_name(of_shape[0]["case"]) for of_shape in shapes], fontsize="small")
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel("baseline time / gconv time")
+        axes.grid(alpha=0.3, axis="x")
+        axes.legend(fontsize="small")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _name(case: Row) -> str:
+    return f"{case['op'].removesuffix('_conv2d')} {case['group']} {show.shape(case)}"
+
+
+@click.command(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--selection", default="full", show_default=True, help="Which kind of run to show: full, quick, partial.")
+@click.option("--readme", type=click.Path(path_type=Path), default=ROOT / "README.md", help="Page with the markers.")
+@click.option("--details", "page", type=click.Path(path_type=Path), default=ROOT / "docs/speed.md", help="Every row.")
+@click.option("--plot", type=click.Path(path_type=Path), default=ROOT / "docs/images/bench_cpu.svg")
+def main(files: tuple[Path, ...], selection: str, readme: Path, page: Path, plot: Path) -> None:
+    """Write the README's speed section, docs/speed.md and the plot from the newest full run and the newest --train run.
+
+    FILES are what bench/run.py appended to; without any, bench/results/*.jsonl.
+    """
+    rows = read_rows(files or sorted((ROOT / "bench/results").glob("*.jsonl")))
+    full, train = newest(rows, selection), newest(rows, "train")
+    if not full:
+        raise click.ClickException(f"there is no {selection} run yet: python bench/run.py makes one")
+    try:
+        readme.write_text(replace_section(readme.read_text(), readme_section(full, train)))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    page.write_text(details(full, train))
+    draw(full, plot)
+    click.echo(f"wrote {readme}, {page} and {plot}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The benchmark: `python bench/run.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+import show
+
+from sgan.config import BACKENDS
+from sgan.train import check_backend, check_device, wait_without_spinning
+
+if TYPE_CHECKING:
+    from measure import Case, Row, Setting
+
+RESULTS = Path(__file__).resolve().parent / "results"
+OPS = ("lifting_conv2d", "group_conv2d", "group_pool")
+SUITES = tuple(name for name in show.SUITES if name != "train")
+GROUPS = ("C2", "C4", "D1", "D2", "D4")
+BUDGET_S, QUICK_BUDGET_S = 1.5, 0.3  # of each race
+
+
+def select(ops: tuple[str, ...], groups: tuple[str, ...], suites: tuple[str, ...], quick: bool) -> list[Case]:
+    """The cases that the options ask for, suite by suite."""
+    from runner import module_of
+
+    kept = [
+        case
+        for op in ops or OPS
+        for case in module_of(op).CASES
+        if case.group in (groups or GROUPS) and case.suite in (suites or SUITES) and (case.quick or not quick)
+    ]
+    return sorted(kept, key=lambda case: SUITES.index(case.suite))
+
+
+@contextmanager
+def opened(path: str | None, device: str) -> Iterator[TextIO]:
+    """Where rows go: a file that they are appended to, or stdout."""
+    if path == "-":
+        yield sys.stdout
+        return
+    file = RESULTS / f"{device}.jsonl" if path is None else Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        yield stream
+
+
+@click.command(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
+@click.option("--op", "ops", multiple=True, type=click.Choice(OPS), help="Only this op; may be repeated.")
+@click.option("--group", "groups", multiple=True, type=click.Choice(GROUPS), help="Only this group; may be repeated.")
+@click.option("--suite", "suites", multiple=True, type=click.Choice(SUITES), help="Only this table; may be repeated.")
+@click.option("--train", is_flag=True, help="Whole training steps against the same steps on the dense backend.")
+@click.option("--quick", is_flag=True, help="Fewer shapes, fewer rounds, no memory: about one minute.")
+@click.option("--backend", type=click.Choice(BACKENDS), help="gconv backend under test. [default: gconv chooses]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: torch's]")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="PATH|-",
+    help="Append rows to this file, or print them. [default: bench/results/<device>.jsonl]",
+)
+def main(
+    ops: tuple[str, ...],
+    groups: tuple[str, ...],
+    suites: tuple[str, ...],
+    train: bool,
+    quick: bool,
+    backend: str | None,
+    device: str,
+    threads: int | None,
+    json_path: str | None,
+) -> None:
+    """Time gconv beside its baselines and hold it to its targets; about five minutes on two CPU cores.
+
+    Every case is checked first, forward and both gradients, against conv2d in float64; a wrong one gets no ratio, and
+    the exit status is 1. Then gconv and the baselines run in turn in one process. A ratio is the median of the paired
+    ratios, baseline time / gconv time, with the 20th and 80th percentile: above 1, gconv is faster.
+
+    \b
+    Baselines: torch's conv2d on the pre-expanded filter bank, in whichever memory format is faster; escnn's R2Conv
+    in train and eval mode where escnn is installed; for pooling a copy of as many bytes, and torch's reduction.
+
+    \b
+    Examples:
+      python bench/run.py --quick
+      python bench/run.py --op group_conv2d --group D4 --suite layers
+      python bench/run.py --train
+      python bench/report.py        # the README's table and plot, from the newest full run
+    """
+    if train:
+        wait_without_spinning()  # as sgan.train does; before torch is loaded
+    import torch
+    from measure import Setting, device_name, slug
+    from runner import Bench, module_of
+    from targets import means
+
+    if train and (ops or groups or suites):
+        raise click.UsageError("--train takes no --op, --group or --suite")
+    check_device(device)
+    if backend is not None:
+        check_backend(backend, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    setting = Setting(backend, device, torch.get_num_threads())
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides
+    if train:
+        cases = [case for case in module_of("train_step").CASES if case.quick or not quick]
+    else:
+        cases = select(ops, groups, suites, quick)
+    if not cases:
+        raise click.UsageError("no case has all of these options")
+    partial = quick or ops or groups or suites or backend
+    selection = "quick" if quick else "train" if train else "partial" if partial else "full"
+    bench = Bench(setting, QUICK_BUDGET_S if quick else BUDGET_S, selection, with_memory=not quick)
+    to_stderr = json_path == "-"
+    click.echo(intro(bench.header["environment"], setting), err=to_stderr)
+    name = slug(f"{device_name(device)} {setting.threads} threads" if device == "cpu" else device_name(device))
+    table = None
+    with opened(json_path, name) as stream:
+        for case in cases:
+            row = bench.measure(case)
+            if table != (case.op, case.suite):
+                table = (case.op, case.suite)
+                click.echo(show.heading(row), err=to_stderr)
+            click.echo(show.line(show.cells(row)), err=to_stderr)
+            stream.write(json.dumps(row) + "\n")
+            stream.flush()
+    click.echo(show.summary(bench.rows, means(bench.rows)), err=to_stderr)
+    sys.exit(1 if bench.wrong else 0)
+
+
+def intro(environment: Row, setting: Setting) -> str:
+    """What runs where, and which baselines are left out and why."""
+    import memory
+    from convolution import escnn_missing
+
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    commit = environment["commit"] + (" with uncommitted changes" if environment["dirty"] else "")
+    lines = [
+        f"{environment['device']}, {setting.threads} threads, instruction set {environment['instruction_set']}",
+        f"{versions}, commit {commit}",
+    ]
+    if (load := os.getloadavg()[0]) > 0.5:
+        lines.append(f"warning: other processes are running (load average {load:.1f}): times and ratios will be off")
+    reasons = {"escnn's layers": escnn_missing(), "peak memory": memory.missing(setting)}
+    lines += [f"left out: {what}: {reason}" for what, reason in reasons.items() if reason]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
