@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -183,35 +184,47 @@ def _full(width: int) -> int:
 
 @cache
 def escnn_missing() -> str | None:
-    """Why escnn's layers are no baseline here; None if they are."""
-    return None if find_spec("escnn") else "escnn is not installed"
+    """Why escnn's layers are no baseline here; None if they are.
 
-
-def _escnn(case: Case, x: Tensor, grad_out: Tensor) -> dict[str, dict[str, Run]]:
-    """escnn's R2Conv between regular fields; it expands its filter in train mode and keeps the bank in eval mode.
-
-    Its 3x3 filters are combinations of a steerable basis, not ours, so it is timed and not compared.
+    escnn 1.0.11 and its lie_learn 0.0.2 load with numpy below 2 and build layers with scikit-learn below 1.2.
     """
+    if find_spec("escnn") is None:
+        return "escnn is not installed"
+    try:
+        _escnn_layer("C4", 1, 1, lifting=False)
+    except (ImportError, TypeError) as error:
+        return f"escnn does not work here: {str(error).splitlines()[0]}"
+    return None
+
+
+def _escnn_layer(group: str, c_in: int, c_out: int, lifting: bool) -> tuple[torch.nn.Module, Any]:
+    """escnn's 3x3 R2Conv between regular fields, and the type of its input."""
     from escnn import gspaces, nn
 
-    rotations = int(case.group[1:])
-    if case.group.startswith("C"):
+    rotations = int(group[1:])
+    if group.startswith("C"):
         space = gspaces.rot2dOnR2(rotations)
     else:
         space = gspaces.flip2dOnR2() if rotations == 1 else gspaces.flipRot2dOnR2(rotations)
-    channels = [space.regular_repr] * case.c_in if case.op == "group_conv2d" else [space.trivial_repr] * case.c_in
-    types = nn.FieldType(space, channels), nn.FieldType(space, [space.regular_repr] * case.c_out)
-    runs: dict[str, dict[str, Run]] = {}
-    for mode in ("train", "eval"):
-        if mode == "eval" and case.work != "forward":
-            continue  # escnn's eval mode has no gradient in its weights
-        layer = nn.R2Conv(*types, case.size, padding=case.size // 2, bias=False).to(x.device).train(mode == "train")
-        runs[f"escnn {mode}"] = {"": _escnn_run(layer, types[0], x.detach(), grad_out, case.work)}
+    source = nn.FieldType(space, [space.trivial_repr if lifting else space.regular_repr] * c_in)
+    target = nn.FieldType(space, [space.regular_repr] * c_out)
+    return nn.R2Conv(source, target, kernel_size=3, padding=1, bias=False), source
+
+
+def _escnn(case: Case, x: Tensor, grad_out: Tensor) -> dict[str, dict[str, Run]]:
+    """escnn's layer, which expands its filter in train mode and keeps the bank in eval mode, without a gradient in it.
+
+    Its filters are combinations of a steerable basis, not ours, so it is timed and not compared.
+    """
+    from escnn.nn import GeometricTensor
+
+    def convolution_of(layer: torch.nn.Module, source: Any) -> Convolve:
+        return lambda x, _: layer(GeometricTensor(x, source)).tensor
+
+    runs = {}
+    for mode in ("train", "eval") if case.work == "forward" else ("train",):
+        layer, source = _escnn_layer(case.group, case.c_in, case.c_out, lifting=case.op == "lifting_conv2d")
+        layer = layer.to(x.device).train(mode == "train")
+        (weight,) = layer.parameters()
+        runs[f"escnn {mode}"] = {"": working(convolution_of(layer, source), x.detach(), weight, grad_out, case.work)}
     return runs
-
-
-def _escnn_run(layer: torch.nn.Module, field_type: object, x: Tensor, grad_out: Tensor, work: str) -> Run:
-    from escnn import nn
-
-    (weight,) = layer.parameters()
-    return working(lambda x, _: layer(nn.GeometricTensor(x, field_type)).tensor, x, weight, grad_out, work)

@@ -31,7 +31,7 @@ SUITES = {
 PERCENT = ("of copy bandwidth", "of full vectors", "multiply of peak", "of peak", "dense equivalent")
 
 # Console columns that are wider than their name.
-COLUMN = {"group": 5, "shape": 24, "pass": 16, "baseline ms": 17, "ratio": 20, "of copy bandwidth": 20, "speed": 20}
+COLUMN = {"group": 5, "shape": 32, "pass": 16, "baseline ms": 17, "ratio": 20, "of copy bandwidth": 20, "speed": 20}
 COLUMN |= {"overhead": 24, "target": 14, "peak MiB, gconv / bank": 27}
 
 
@@ -63,10 +63,10 @@ def verdicts(row: Row, quantity: str) -> str:
 
 def shape(case: Row) -> str:
     """Channels per orientation, image and batch; or what the networks are."""
-    channels = f"{case['c_in']}" if case["c_in"] == case["c_out"] else f"{case['c_in']} -> {case['c_out']}"
     if case["suite"] == "train":
-        channels = case["mode"]
-    elif case["mode"]:
+        return f"{case['mode']}, N={case['batch']}"
+    channels = f"{case['c_in']}" if case["c_in"] == case["c_out"] else f"{case['c_in']} -> {case['c_out']}"
+    if case["mode"]:
         channels = f"{case['mode']} {channels}"
     return f"{channels}, {case['height']}x{case['height']}, N={case['batch']}"
 
