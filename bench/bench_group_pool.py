@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measure import Benchmark, Case, Contest, Run, Setting, run_benchmark
+from measure import OURS, Benchmark, Case, Contest, Run, Setting, run_benchmark
 from torch import Tensor
 
 import gconv
@@ -15,7 +15,18 @@ import gconv
 OP = "group_pool"
 SHAPES = (("C4", 16, 28), ("C4", 64, 28), ("D4", 8, 28), ("D4", 32, 28))
 CASES = [
-    Case(OP, "pool", group, c, c, height, work, mode=mode, quick=(group, c) in (("C4", 64), ("D4", 8)))
+    Case(
+        OP,
+        "pool",
+        group,
+        c,
+        c,
+        height,
+        work,
+        mode=mode,
+        quick=(group, c) in (("C4", 64), ("D4", 8)),
+        memory=mode == "max" and c >= 32,
+    )
     for group, c, height in SHAPES
     for mode in ("max", "mean")
     for work in ("forward", "backward")
@@ -34,7 +45,14 @@ def contest(case: Case, setting: Setting) -> Contest:
     }
     rivals = {"copy": {"": copy_of(bytes_moved, setting.device)}, "torch": reductions}
     run = working(pooling(case, setting), x.detach(), grad_out, case.work)
-    return Contest(run, rivals, check=lambda: errors(case, setting), traffic=bytes_moved)
+    held = x.nbytes if case.work == "forward" else grad_out.nbytes
+    return Contest(
+        run,
+        rivals,
+        check=lambda: errors(case, setting),
+        traffic=bytes_moved,
+        operands={OURS: held, "torch": held},
+    )
 
 
 def operands(case: Case, setting: Setting) -> tuple[Tensor, Tensor]:

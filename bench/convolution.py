@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import Case, Contest, Run, Setting
+from measure import OURS, Case, Contest, Run, Setting
 from torch import Tensor
 
 import gconv
@@ -31,6 +31,8 @@ def contest(case: Case, setting: Setting) -> Contest:
         rivals = {"full vectors": {"": ours(full, setting)}}
     else:
         rivals = _baselines(case, setting)
+    x, weight, grad_out = operands(case, setting)
+    order = grad_out.shape[2]
     return Contest(
         ours(case, setting),
         rivals,
@@ -38,6 +40,10 @@ def contest(case: Case, setting: Setting) -> Contest:
         scale={"full vectors": case.c_in * case.c_out / (full.c_in * full.c_out)},
         flops=2.0 * passes * flops,
         dense_flops=2.0 * passes * dense_flops,
+        operands={
+            OURS: x.nbytes + weight.nbytes + grad_out.nbytes,
+            "conv2d": x.nbytes + order * weight.nbytes + grad_out.nbytes,
+        },
     )
 
 

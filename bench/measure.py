@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import platform
 import re
 import statistics
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = "gconv"
 MIN_PAIRS = 9
 MAX_PAIRS = 200
+BUSY = 0.5  # load average before a run above which other processes take the cores
 SAMPLE_S = 2e-3  # shorter calls are repeated until a sample takes this long: the clock and the loop cost 0.1 us
 
 
@@ -83,6 +85,7 @@ class Contest:
         flops: multiply-add operations of the group-Fourier products, 0 if there are none.
         dense_flops: the same of the expanded bank.
         traffic: bytes that must be read and written, 0 if of no interest.
+        operands: first word of a contender's name to the bytes that it holds before it runs.
     """
 
     ours: Run
@@ -92,6 +95,7 @@ class Contest:
     flops: float = 0.0
     dense_flops: float = 0.0
     traffic: float = 0.0
+    operands: dict[str, int] = field(default_factory=dict)
 
     def contenders(self) -> dict[str, Run]:
         """Every run by its name: "gconv", "conv2d contiguous", ..."""
@@ -184,6 +188,7 @@ def environment(setting: Setting) -> Row:
         "cpu": _cpu_model(),
         "instruction_set": native.instruction_set() if native else None,
         "threads": setting.threads,
+        "load": os.getloadavg()[0],
     }
 
 

@@ -1,8 +1,8 @@
 """Peak memory of one run, in a fresh process: `python bench/memory.py '{"case": ..., "contender": ...}'` prints bytes.
 
 Native workspaces do not pass through torch's allocator, so on a CPU it is the operating system that is asked: by how
-much resident memory grows at its peak, mapped files (the libraries' own pages) left out. Nothing is shared with an
-earlier run, whose buffers might have been kept. The operands are there before; outputs, gradients and workspaces count.
+much resident memory grows at its peak, mapped files (the libraries' own pages) left out, plus what the operands hold.
+Nothing is shared with an earlier run, whose buffers might have been kept.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,11 +31,12 @@ def missing(setting: Setting) -> str | None:
 
 
 def peaks_mib(case: Case, setting: Setting, contenders: tuple[str, ...]) -> dict[str, float]:
-    """Peak growth of each contender, each in a process of its own, side by side: nothing here is timed."""
+    """Peak memory of each contender, each in a process of its own, side by side: nothing here is timed."""
     started = {
         name: subprocess.Popen(
             [sys.executable, __file__, json.dumps({"case": asdict(case), "setting": asdict(setting), "name": name})],
             stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # two processes share the cores here
             text=True,
         )
         for name in contenders
@@ -47,25 +49,27 @@ def peaks_mib(case: Case, setting: Setting, contenders: tuple[str, ...]) -> dict
 
 
 def peak_bytes(case: Case, setting: Setting, name: str) -> int:
-    """Peak growth of this process while the contender runs once, after a small run that loads the libraries."""
+    """Peak memory of this process while the contender runs once, after a small run that loads the libraries."""
     import torch
 
     torch.set_num_threads(setting.threads)
     build = import_module(f"bench_{case.op}").contest
     small = replace(case, batch=1, height=4, c_in=min(case.c_in, 8), c_out=min(case.c_out, 8))
     build(small, setting).contenders()[name]()
-    run = build(case, setting).contenders()[name]
+    contest = build(case, setting)
+    run = contest.contenders()[name]
+    operands = contest.operands.get(name.split()[0], 0)
     gc.collect()
     if setting.device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return torch.cuda.max_memory_allocated() - before
+        return operands + torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # memory that building freed must not be there to reuse
     before = _status_bytes("RssAnon") + _status_bytes("RssShmem")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
     run()
-    return _status_bytes("VmHWM") - _status_bytes("RssFile") - before
+    return operands + _status_bytes("VmHWM") - _status_bytes("RssFile") - before
 
 
 def _status_bytes(field: str) -> int:

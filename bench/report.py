@@ -9,10 +9,25 @@ from pathlib import Path
 
 import click
 import show
-from measure import ROOT, Case, Row, geometric_mean
+from measure import BUSY, ROOT, Case, Row, geometric_mean
 from targets import means
 
 BEGIN, END = "<!-- speed: begin, written by bench/report.py -->", "<!-- speed: end -->"
+LEGEND = """# Speed, case by case
+
+Written by `python bench/report.py` from the rows in `bench/results/`. Medians of runs that take turns in one process;
+in brackets the 20th to the 80th percentile of the paired values. float32, 3 x 3 filters, padding 1; channels are per
+orientation.
+
+- ratio: baseline time / gconv time, above 1 gconv is faster. The baseline is conv2d on the pre-expanded bank in the
+  memory format that is faster; escnn train and escnn eval: the same against escnn's layer.
+- of peak: the group-Fourier products' FLOP/s as a fraction of the multiply-add peak, measured in the same run; dense
+  eq.: the same with the bank's FLOPs, which may exceed 100 %.
+- of copy bandwidth: bytes that pooling must read and write, the winner's index as one byte, per second, as a fraction
+  of what a copy of as many bytes reaches.
+- speed, of widths that fill no vector: products of channels per second, relative to the next multiple of 8.
+- peak MiB: operands, results and workspaces of one run in a process of its own.
+- thread time: share of the time of all threads; elsewhere: Python, waiting, and what no stage counts."""
 WORKS = ("forward", "forward+backward")
 
 
@@ -22,10 +37,10 @@ def read_rows(files: Iterable[Path]) -> list[Row]:
 
 
 def newest(rows: list[Row], selection: str) -> list[Row]:
-    """The rows of the newest run of this selection ("full", "train", ...); none if there is no such run."""
-    kept = [row for row in rows if row["selection"] == selection]
-    last = max((row["run"] for row in kept), default=None)
-    return [row for row in kept if row["run"] == last]
+    """The rows of the newest finished run of this selection ("full", "train", ...); none if there is no such run."""
+    runs = grouped((row for row in rows if row["selection"] == selection), lambda row: row["run"])
+    finished = [run for run in runs if len(run) == run[0]["cases"]]
+    return max(finished, key=lambda run: run[0]["run"], default=[])
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:
@@ -47,9 +62,10 @@ def provenance(rows: list[Row], command: str) -> str:
     """Which machine, code and command the rows come from."""
     run, where = rows[0]["run"], rows[0]["environment"]
     commit = where["commit"] + (" with uncommitted changes" if where["dirty"] else "")
+    load = f", load average {where['load']:.1f}" if where["load"] > BUSY else ""
     return (
         f"`{command}` on {where['device']}, {where['threads']} threads, {where['instruction_set']}, "
-        f"torch {where['versions']['torch']}, commit {commit}, {run[:10]}"
+        f"torch {where['versions']['torch']}, commit {commit}, {run[:10]}{load}"
     )
 
 
@@ -74,7 +90,7 @@ def layers_table(rows: list[Row]) -> str:
             line |= {row["case"]["work"]: result(row) for row in of_shape}
             for row in of_shape:
                 if "memory_mib" in row:
-                    column = "peak MiB, gconv / bank"
+                    column = "peak MiB, gconv / baseline"
                     line[column] = show.cells(row)[column]
             lines.append(line)
         mean = {mean["work"]: mean for mean in means(of_group)}
@@ -106,7 +122,8 @@ def rest_table(rows: list[Row]) -> str:
             worst = (max if costs else min)(right, key=lambda row: values[id(row)])
             text = show.with_spread(suite.quantity, worst["quantities"][suite.quantity])
             line["worst"] = f"{text} at {worst['case']['group']} {show.shape(worst['case'])}"
-            line["geometric mean"] = "" if costs else show.amount(suite.quantity, geometric_mean(values.values()))
+            mean = "" if costs or len(right) == 1 else show.amount(suite.quantity, geometric_mean(values.values()))
+            line["geometric mean"] = mean
         verdicts = [target for row in same for target in row["targets"] if target["quantity"] == suite.quantity]
         if verdicts:
             bound = show.verdict(verdicts[0]).removesuffix(" met").removesuffix(" missed")
@@ -133,7 +150,7 @@ def readme_section(full: list[Row], train: list[Row]) -> str:
 
 def details(full: list[Row], train: list[Row]) -> str:
     """docs/speed.md: every row."""
-    parts = ["# Speed, case by case\n\nWritten by `python bench/report.py`; what the columns mean is in `bench/`."]
+    parts = [LEGEND]
     for rows, command in ((full, "python bench/run.py"), (train, "python bench/run.py --train")):
         if rows:
             parts.append(provenance(rows, command))
@@ -205,7 +222,7 @@ def main(files: tuple[Path, ...], selection: str, readme: Path, page: Path, plot
     rows = read_rows(files or sorted((ROOT / "bench/results").glob("*.jsonl")))
     full, train = newest(rows, selection), newest(rows, "train")
     if not full:
-        raise click.ClickException(f"there is no {selection} run yet: python bench/run.py makes one")
+        raise click.ClickException(f"there is no finished {selection} run yet: python bench/run.py makes one")
     try:
         readme.write_text(replace_section(readme.read_text(), readme_section(full, train)))
     except ValueError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -26,16 +26,13 @@ GROUPS = ("C2", "C4", "D1", "D2", "D4")
 BUDGET_S, QUICK_BUDGET_S = 1.5, 0.3  # of each race
 
 
-def select(ops: tuple[str, ...], groups: tuple[str, ...], suites: tuple[str, ...], quick: bool) -> list[Case]:
-    """The cases that the options ask for, suite by suite."""
+def select(ops: tuple[str, ...], groups: tuple[str, ...], suites: tuple[str, ...], device: str) -> list[Case]:
+    """The cases that the options ask for, suite by suite. Only the CPU engine has a profile."""
     from runner import module_of
 
-    kept = [
-        case
-        for op in ops or OPS
-        for case in module_of(op).CASES
-        if case.group in (groups or GROUPS) and case.suite in (suites or SUITES) and (case.quick or not quick)
-    ]
+    there = suites or tuple(name for name in SUITES if name != "profile" or device == "cpu")
+    cases = [case for op in ops or OPS for case in module_of(op).CASES]
+    kept = [case for case in cases if case.group in (groups or GROUPS) and case.suite in there]
     return sorted(kept, key=lambda case: SUITES.index(case.suite))
 
 
@@ -111,29 +108,27 @@ def main(
     setting = Setting(backend, device, torch.get_num_threads())
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides
-    if train:
-        cases = [case for case in module_of("train_step").CASES if case.quick or not quick]
-    else:
-        cases = select(ops, groups, suites, quick)
+    cases = module_of("train_step").CASES if train else select(ops, groups, suites, device)
+    cases = [case for case in cases if case.quick or not quick]
     if not cases:
         raise click.UsageError("no case has all of these options")
-    partial = quick or ops or groups or suites or backend
-    selection = "quick" if quick else "train" if train else "partial" if partial else "full"
-    bench = Bench(setting, QUICK_BUDGET_S if quick else BUDGET_S, selection, with_memory=not quick)
-    to_stderr = json_path == "-"
-    click.echo(intro(bench.header["environment"], setting), err=to_stderr)
+    kind = "partial" if ops or groups or suites or backend else "train" if train else "full"
+    bench = Bench(setting, QUICK_BUDGET_S if quick else BUDGET_S, with_memory=not quick)
+    bench.header |= {"selection": "quick" if quick else kind, "cases": len(cases)}
     name = slug(f"{device_name(device)} {setting.threads} threads" if device == "cpu" else device_name(device))
+    say = partial(click.echo, err=json_path == "-")
+    say(intro(bench.header["environment"], setting))
     table = None
     with opened(json_path, name) as stream:
         for case in cases:
             row = bench.measure(case)
             if table != (case.op, case.suite):
                 table = (case.op, case.suite)
-                click.echo(show.heading(row), err=to_stderr)
-            click.echo(show.line(show.cells(row)), err=to_stderr)
+                say(show.heading(row))
+            say(show.line(show.cells(row)))
             stream.write(json.dumps(row) + "\n")
             stream.flush()
-    click.echo(show.summary(bench.rows, means(bench.rows)), err=to_stderr)
+    say(show.summary(bench.rows, means(bench.rows)))
     sys.exit(1 if bench.wrong else 0)
 
 
@@ -141,6 +136,7 @@ def intro(environment: Row, setting: Setting) -> str:
     """What runs where, and which baselines are left out and why."""
     import memory
     from convolution import escnn_missing
+    from measure import BUSY
 
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     commit = environment["commit"] + (" with uncommitted changes" if environment["dirty"] else "")
@@ -148,7 +144,7 @@ def intro(environment: Row, setting: Setting) -> str:
         f"{environment['device']}, {setting.threads} threads, instruction set {environment['instruction_set']}",
         f"{versions}, commit {commit}",
     ]
-    if (load := os.getloadavg()[0]) > 0.5:
+    if (load := environment["load"]) > BUSY:
         lines.append(f"warning: other processes are running (load average {load:.1f}): times and ratios will be off")
     reasons = {"escnn's layers": escnn_missing(), "peak memory": memory.missing(setting)}
     lines += [f"left out: {what}: {reason}" for what, reason in reasons.items() if reason]

@@ -31,20 +31,19 @@ def module_of(op: str) -> Any:
 
 
 class Bench:
-    """One run: measures cases, refuses wrong ones, and keeps their rows.
+    """One run: measures cases, refuses wrong ones, and keeps their rows. `header` is what all rows share.
 
     Args:
         setting: backend, device and threads.
         budget_s: seconds of each race.
-        selection: "full", "quick", "partial" or "train", by which report.py finds runs.
         with_memory: whether to measure peak memory of the cases that ask for it.
     """
 
-    def __init__(self, setting: Setting, budget_s: float, selection: str, with_memory: bool) -> None:
+    def __init__(self, setting: Setting, budget_s: float, with_memory: bool) -> None:
         self.setting = setting
         self.budget_s = budget_s
         self.with_memory = with_memory
-        self.header: Row = {"run": now(), "selection": selection, "environment": environment(setting)}
+        self.header: Row = {"run": now(), "environment": environment(setting)}
         self.checked: dict[Case, dict[str, float]] = {}
         self.rows: list[Row] = []
 
@@ -108,8 +107,9 @@ class Bench:
         row: Row = {"times_ms": {name: spread(s * 1e3 for s in seconds) for name, seconds in samples.items()}}
         row |= {"rounds": len(samples[OURS]), "best": best, "fma_peak_gflops": peak / 1e9, "quantities": quantities}
         if case.memory and self.with_memory:
-            peaks = memory.peaks_mib(case, self.setting, (OURS, best["conv2d"]))
-            quantities["memory"] = spread([peaks[OURS] / peaks[best["conv2d"]]])
+            baseline = best["torch" if case.op == "group_pool" else "conv2d"]
+            peaks = memory.peaks_mib(case, self.setting, (OURS, baseline))
+            quantities["memory"] = spread([peaks[OURS] / peaks[baseline]])
             row["memory_mib"] = peaks
         return row
 

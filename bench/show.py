@@ -32,7 +32,7 @@ PERCENT = ("of copy bandwidth", "of full vectors", "multiply of peak", "of peak"
 
 # Console columns that are wider than their name.
 COLUMN = {"group": 5, "shape": 32, "pass": 16, "baseline ms": 17, "ratio": 20, "of copy bandwidth": 20, "speed": 20}
-COLUMN |= {"overhead": 24, "target": 14, "peak MiB, gconv / bank": 27}
+COLUMN |= {"overhead": 24, "target": 14, "peak MiB, gconv / baseline": 27}
 
 
 def amount(quantity: str, value: float) -> str:
@@ -103,7 +103,7 @@ def _race_cells(row: Row, quantities: Row) -> dict[str, str]:
         found["GB/s"] = f"{quantities['gb_per_s']['median']:.1f}"
     if "memory_mib" in row:
         mib = " / ".join(f"{mib:.1f}" for mib in row["memory_mib"].values())
-        found["peak MiB, gconv / bank"] = f"{mib}, {verdicts(row, 'memory')}".removesuffix(", ")
+        found["peak MiB, gconv / baseline"] = f"{mib}, {verdicts(row, 'memory')}".removesuffix(", ")
     return found
 
 
