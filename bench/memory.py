@@ -21,6 +21,7 @@ from pathlib import Path
 from measure import Case, Setting
 
 MIB = 2**20
+RESOLUTION_MIB = 0.5  # the kernel counts pages in batches per core; what is less apart is equal
 
 
 def missing(setting: Setting) -> str | None:

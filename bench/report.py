@@ -90,8 +90,7 @@ def layers_table(rows: list[Row]) -> str:
             line |= {row["case"]["work"]: result(row) for row in of_shape}
             for row in of_shape:
                 if "memory_mib" in row:
-                    column = "peak MiB, gconv / baseline"
-                    line[column] = show.cells(row)[column]
+                    line[show.MEMORY] = show.cells(row)[show.MEMORY]
             lines.append(line)
         mean = {mean["work"]: mean for mean in means(of_group)}
         if mean:

@@ -30,9 +30,11 @@ SUITES = {
 
 PERCENT = ("of copy bandwidth", "of full vectors", "multiply of peak", "of peak", "dense equivalent")
 
+MEMORY = "peak MiB, gconv / baseline"
+
 # Console columns that are wider than their name.
 COLUMN = {"group": 5, "shape": 32, "pass": 16, "baseline ms": 17, "ratio": 20, "of copy bandwidth": 20, "speed": 20}
-COLUMN |= {"overhead": 24, "target": 14, "peak MiB, gconv / baseline": 27}
+COLUMN |= {"overhead": 24, "target": 14, MEMORY: 27}
 
 
 def amount(quantity: str, value: float) -> str:
@@ -101,9 +103,9 @@ def _race_cells(row: Row, quantities: Row) -> dict[str, str]:
             found[column] = amount(name, quantities[name]["median"])
     if "gb_per_s" in quantities:
         found["GB/s"] = f"{quantities['gb_per_s']['median']:.1f}"
-    if "memory_mib" in row:
-        mib = " / ".join(f"{mib:.1f}" for mib in row["memory_mib"].values())
-        found["peak MiB, gconv / baseline"] = f"{mib}, {verdicts(row, 'memory')}".removesuffix(", ")
+    if row["case"]["suite"] in ("layers", "pool") and row["selection"] != "quick":
+        mib = " / ".join(f"{mib:.1f}" for mib in row.get("memory_mib", {}).values())
+        found[MEMORY] = f"{mib}, {verdicts(row, 'memory')}".removesuffix(", ")
     return found
 
 
@@ -114,7 +116,7 @@ def _profile_cells(row: Row) -> dict[str, str]:
     return {
         suite.label: amount(suite.quantity, speed["median"]) if speed else "not measured",
         "target": verdicts(row, suite.quantity),
-        "thread time": ", ".join(f"{name} {100 * share:.0f} %" for name, share in stages),
+        "thread time": ", ".join(f"{name} {100 * share:.0f} %" for name, share in stages if share >= 0.005),
     }
 
 
