@@ -18,6 +18,7 @@ namespace {
 using gconv::Filter;
 using gconv::Group;
 using gconv::Image;
+using gconv::PackedFilter;
 using Tensor = std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>>;
 using Cosets = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 
@@ -78,9 +79,21 @@ const T* vector(const std::optional<Tensor>& tensor, const char* name, int64_t l
     return reinterpret_cast<const T*>(address);
 }
 
-// Calls body(T{}) with the scalar type, without the interpreter lock.
+// Calls body(S{}) with the type in memory, without the interpreter lock.
 template <typename Body>
 void with_type(const std::string& dtype, const Body& body) {
+    require(dtype == "float32" || dtype == "float64" || dtype == "bfloat16" || dtype == "float16",
+            "dtype must be float32, float64, bfloat16 or float16, got " + dtype);
+    py::gil_scoped_release release;
+    if (dtype == "float32") body(float{});
+    if (dtype == "float64") body(double{});
+    if (dtype == "bfloat16") body(gconv::bfloat16{});
+    if (dtype == "float16") body(gconv::float16{});
+}
+
+// As with_type, for the ops that do not compute in half precision.
+template <typename Body>
+void with_wide_type(const std::string& dtype, const Body& body) {
     require(dtype == "float32" || dtype == "float64", "dtype must be float32 or float64, got " + dtype);
     py::gil_scoped_release release;
     dtype == "float32" ? body(float{}) : body(double{});
@@ -121,54 +134,108 @@ std::unique_ptr<Group> make_group(const Cosets& product, const Cosets& action, c
     return std::make_unique<Group>(static_cast<int>(order), values(product), values(action), std::move(list));
 }
 
-void group_conv2d(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
-                  const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding, int threads) {
+// The two convolutions differ in the native call and in whether the image has planes.
+struct GroupConv2d {
+    static constexpr bool lifting = false;
+    template <typename... A>
+    static void forward(const A&... arguments) {
+        gconv::group_conv2d(arguments...);
+    }
+    template <typename... A>
+    static void adjoint(const A&... arguments) {
+        gconv::group_conv2d_adjoint(arguments...);
+    }
+    template <typename... A>
+    static void weight_grad(const A&... arguments) {
+        gconv::group_conv2d_weight_grad(arguments...);
+    }
+    template <typename... A>
+    static PackedFilter pack(const A&... arguments) {
+        return gconv::pack_group_conv2d(arguments...);
+    }
+};
+
+struct LiftingConv2d {
+    static constexpr bool lifting = true;
+    template <typename... A>
+    static void forward(const A&... arguments) {
+        gconv::lifting_conv2d(arguments...);
+    }
+    template <typename... A>
+    static void adjoint(const A&... arguments) {
+        gconv::lifting_conv2d_adjoint(arguments...);
+    }
+    template <typename... A>
+    static void weight_grad(const A&... arguments) {
+        gconv::lifting_conv2d_weight_grad(arguments...);
+    }
+    template <typename... A>
+    static PackedFilter pack(const A&... arguments) {
+        return gconv::pack_lifting_conv2d(arguments...);
+    }
+};
+
+template <typename Op>
+void conv2d(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
+            const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding, int threads) {
     with_type(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        const auto to = image<T>(out, "out", true);
-        gconv::group_conv2d<T>(group, image<const T>(x, "x", true), filter<const T>(weight, "weight", true),
-                               vector<T>(bias, "bias", to.channels), to, stride, padding, threads);
+        using S = decltype(zero);
+        const auto to = image<S>(out, "out", true);
+        Op::forward(group, image<const S>(x, "x", !Op::lifting), filter<const S>(weight, "weight", !Op::lifting),
+                    vector<S>(bias, "bias", to.channels), to, stride, padding, threads);
     });
 }
 
-void group_conv2d_weight_grad(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& grad_out,
-                              const Tensor& grad_weight, int64_t stride, int64_t padding, int threads) {
+template <typename Op>
+void conv2d_adjoint(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
+                    const Tensor& out, int64_t padding, int threads) {
     with_type(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        gconv::group_conv2d_weight_grad<T>(group, image<const T>(x, "x", true),
-                                           image<const T>(grad_out, "grad_out", true),
-                                           filter<T>(grad_weight, "grad_weight", true), stride, padding, threads);
+        using S = decltype(zero);
+        Op::adjoint(group, image<const S>(x, "x", true), filter<const S>(weight, "weight", !Op::lifting),
+                    image<S>(out, "out", !Op::lifting), padding, threads);
     });
 }
 
-void lifting_conv2d(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
-                    const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding,
-                    int threads) {
+template <typename Op>
+void conv2d_weight_grad(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& grad_out,
+                        const Tensor& grad_weight, int64_t stride, int64_t padding, int threads) {
     with_type(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        const auto to = image<T>(out, "out", true);
-        gconv::lifting_conv2d<T>(group, image<const T>(x, "x", false), filter<const T>(weight, "weight", false),
-                                 vector<T>(bias, "bias", to.channels), to, stride, padding, threads);
+        using S = decltype(zero);
+        Op::weight_grad(group, image<const S>(x, "x", !Op::lifting), image<const S>(grad_out, "grad_out", true),
+                        filter<S>(grad_weight, "grad_weight", !Op::lifting), stride, padding, threads);
     });
 }
 
-void lifting_conv2d_adjoint(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& weight,
-                            const Tensor& out, int64_t padding, int threads) {
+template <typename Op>
+PackedFilter pack(const Group& group, const std::string& dtype, const Tensor& weight, int threads) {
+    PackedFilter packed{};
     with_type(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        gconv::lifting_conv2d_adjoint<T>(group, image<const T>(x, "x", true), filter<const T>(weight, "weight", false),
-                                         image<T>(out, "out", false), padding, threads);
+        packed = Op::pack(group, filter<const decltype(zero)>(weight, "weight", !Op::lifting), threads);
+    });
+    return packed;
+}
+
+void conv2d_packed(const PackedFilter& packed, const std::string& dtype, const Tensor& x,
+                   const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding, int threads) {
+    with_type(dtype, [&](auto zero) {
+        using S = decltype(zero);
+        const auto to = image<S>(out, "out", true);
+        gconv::conv2d_packed(packed, image<const S>(x, "x", std::get<1>(x).size() == 5),
+                             vector<S>(bias, "bias", to.channels), to, stride, padding, threads);
     });
 }
 
-void lifting_conv2d_weight_grad(const Group& group, const std::string& dtype, const Tensor& x, const Tensor& grad_out,
-                                const Tensor& grad_weight, int64_t stride, int64_t padding, int threads) {
-    with_type(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        gconv::lifting_conv2d_weight_grad<T>(group, image<const T>(x, "x", false),
-                                             image<const T>(grad_out, "grad_out", true),
-                                             filter<T>(grad_weight, "grad_weight", false), stride, padding, threads);
-    });
+template <typename Op>
+void define(py::module_& module, const std::string& name) {
+    using namespace py::literals;
+    module.def(name.c_str(), &conv2d<Op>, "group"_a, "dtype"_a, "x"_a, "weight"_a, "bias"_a, "out"_a, "stride"_a,
+               "padding"_a, "threads"_a);
+    module.def((name + "_adjoint").c_str(), &conv2d_adjoint<Op>, "group"_a, "dtype"_a, "x"_a, "weight"_a, "out"_a,
+               "padding"_a, "threads"_a);
+    module.def((name + "_weight_grad").c_str(), &conv2d_weight_grad<Op>, "group"_a, "dtype"_a, "x"_a, "grad_out"_a,
+               "grad_weight"_a, "stride"_a, "padding"_a, "threads"_a);
+    module.def(("pack_" + name).c_str(), &pack<Op>, "group"_a, "dtype"_a, "weight"_a, "threads"_a,
+               py::keep_alive<0, 1>());
 }
 
 void group_pool(const std::string& dtype, const Tensor& x, const Tensor& out, const std::optional<Tensor>& index,
@@ -176,7 +243,7 @@ void group_pool(const std::string& dtype, const Tensor& x, const Tensor& out, co
     const auto [elements, size] = members(cosets);
     const auto& list = elements;
     const int length = size;
-    with_type(dtype, [&](auto zero) {
+    with_wide_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         gconv::group_pool<T>(image<const T>(x, "x", true), image<T>(out, "out", true), index_image<uint8_t>(index),
                              list, length, pool_mode(mode), threads);
@@ -188,7 +255,7 @@ void group_pool_backward(const std::string& dtype, const Tensor& grad_out, const
     const auto [elements, size] = members(cosets);
     const auto& list = elements;
     const int length = size;
-    with_type(dtype, [&](auto zero) {
+    with_wide_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         gconv::group_pool_backward<T>(image<const T>(grad_out, "grad_out", true), index_image<const uint8_t>(index),
                                       image<T>(grad_x, "grad_x", true), list, length, pool_mode(mode), threads);
@@ -200,7 +267,7 @@ void group_pool_select(const std::string& dtype, const Tensor& x, const Tensor& 
     const auto [elements, size] = members(cosets);
     const auto& list = elements;
     const int length = size;
-    with_type(dtype, [&](auto zero) {
+    with_wide_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         gconv::group_pool_select<T>(image<const T>(x, "x", true), image<const uint8_t>(index, "index", true),
                                     image<T>(out, "out", true), list, length, threads);
@@ -212,22 +279,22 @@ void group_pool_select(const std::string& dtype, const Tensor& x, const Tensor& 
 PYBIND11_MODULE(_native, module) {
     using namespace py::literals;
     module.doc() =
-        "Native CPU kernels of gconv. Tensors are (address, shape, strides in elements), dtype is float32 or float64, "
+        "Native CPU kernels of gconv. Tensors are (address, shape, strides in elements), dtype is its name, "
         "sizes are checked again here (ValueError) and nothing else is.";
     py::class_<Group>(module, "Group",
                       "A lattice group: product (G, G), action (G, 2, 2), irreps [((G, d, d), columns)].")
         .def(py::init(&make_group), "product"_a, "action"_a, "irreps"_a)
         .def_readonly("order", &Group::order);
-    module.def("group_conv2d", &group_conv2d, "group"_a, "dtype"_a, "x"_a, "weight"_a, "bias"_a, "out"_a, "stride"_a,
+    py::class_<PackedFilter>(module, "PackedFilter", "A filter transformed for the kernels in use; group stays alive.")
+        .def_readonly("bytes", &PackedFilter::bytes);
+    define<GroupConv2d>(module, "group_conv2d");
+    define<LiftingConv2d>(module, "lifting_conv2d");
+    module.def("conv2d_packed", &conv2d_packed, "packed"_a, "dtype"_a, "x"_a, "bias"_a, "out"_a, "stride"_a,
                "padding"_a, "threads"_a);
-    module.def("group_conv2d_weight_grad", &group_conv2d_weight_grad, "group"_a, "dtype"_a, "x"_a, "grad_out"_a,
-               "grad_weight"_a, "stride"_a, "padding"_a, "threads"_a);
-    module.def("lifting_conv2d", &lifting_conv2d, "group"_a, "dtype"_a, "x"_a, "weight"_a, "bias"_a, "out"_a,
-               "stride"_a, "padding"_a, "threads"_a);
-    module.def("lifting_conv2d_adjoint", &lifting_conv2d_adjoint, "group"_a, "dtype"_a, "x"_a, "weight"_a, "out"_a,
-               "padding"_a, "threads"_a);
-    module.def("lifting_conv2d_weight_grad", &lifting_conv2d_weight_grad, "group"_a, "dtype"_a, "x"_a, "grad_out"_a,
-               "grad_weight"_a, "stride"_a, "padding"_a, "threads"_a);
+    module.def("fma_peak", &gconv::fma_peak, "threads"_a, "FLOP/s of float32 multiply-adds in registers.",
+               py::call_guard<py::gil_scoped_release>());
+    module.def("profile", &gconv::profile, "on"_a, "Starts (and clears) or stops the clocks of the stages.");
+    module.def("profile_seconds", &gconv::profile_seconds, "[(stage, seconds summed over threads)].");
     module.def("group_pool", &group_pool, "dtype"_a, "x"_a, "out"_a, "index"_a, "cosets"_a, "mode"_a, "threads"_a);
     module.def("group_pool_backward", &group_pool_backward, "dtype"_a, "grad_out"_a, "index"_a, "grad_x"_a, "cosets"_a,
                "mode"_a, "threads"_a);

@@ -1,4 +1,9 @@
 // The transforms over the group as additions. In an unnamed namespace: each instruction set has its own copy.
+//
+// A group convolution at one tap is bilinear: coefficients `in` of the planes, times coefficients of the filter, back
+// through the transpose of `out`. Where every irrep is real both ends are the same Fourier transform. C4's complex
+// irrep is a product of complex numbers, done with three multiplications instead of four (Gauss):
+//     re = c (a + b) - b (c + d),   im = c (a + b) + a (d - c)   for (a + i b)(c + i d).
 #pragma once
 
 #include "kernels.h"
@@ -6,24 +11,38 @@
 namespace gconv {
 namespace {
 
+// Zero: known at run time only.
 template <Butterfly kind>
-constexpr int kPlanes = kind == Butterfly::c2   ? 2
-                        : kind == Butterfly::d4 ? 8
-                                                : 4;
+constexpr int kPlanes = kind == Butterfly::identity || kind == Butterfly::sum ? 0
+                        : kind == Butterfly::c2                               ? 2
+                        : kind == Butterfly::d4                               ? 8
+                                                                              : 4;
 
-// y = matrix x, by the central element first: sums carry the irreps in which it is 1, differences those in which it is
-// -1.
+template <Butterfly kind>
+constexpr int kCoefficients = kind == Butterfly::sum                                  ? 1
+                              : kind == Butterfly::c4_in || kind == Butterfly::c4_out ? 5
+                                                                                      : kPlanes<kind>;
+
+// y = coefficients of x, by the central element first: sums carry the irreps in which it is 1, differences those in
+// which it is -1.
 template <Butterfly kind, typename V>
-inline void forward(const V* x, V* y) {
+GCONV_INLINE void forward(const V* x, V* y) {
     if constexpr (kind == Butterfly::c2) {
         y[0] = x[0] + x[1];
         y[1] = x[0] - x[1];
-    } else if constexpr (kind == Butterfly::c4) {
-        const V s0 = x[0] + x[2], s1 = x[1] + x[3];
+    } else if constexpr (kind == Butterfly::c4_in || kind == Butterfly::c4_out) {
+        const V s0 = x[0] + x[2], s1 = x[1] + x[3], re = x[0] - x[2], im = x[1] - x[3];
         y[0] = s0 + s1;
         y[1] = s0 - s1;
-        y[2] = x[0] - x[2];
-        y[3] = x[1] - x[3];
+        if constexpr (kind == Butterfly::c4_in) {
+            y[2] = re;
+            y[3] = im - re;
+            y[4] = re + im;
+        } else {
+            y[2] = re + im;
+            y[3] = im;
+            y[4] = -re;
+        }
     } else if constexpr (kind == Butterfly::d2) {
         const V s0 = x[0] + x[2], s1 = x[1] + x[3], t0 = x[0] - x[2], t1 = x[1] - x[3];
         y[0] = s0 + s1;
@@ -38,23 +57,25 @@ inline void forward(const V* x, V* y) {
         }
         forward<Butterfly::d2>(s, y);
         y[4] = t[0] + t[1];
-        y[5] = t[0] - t[1];
-        y[6] = t[2] + t[3];
-        y[7] = t[2] - t[3];
+        y[5] = t[2] + t[3];
+        y[6] = t[2] - t[3];
+        y[7] = t[0] - t[1];
     }
 }
 
-// x = matrix^T y.
+// x = the transpose of forward, of y.
 template <Butterfly kind, typename V>
-inline void transposed(const V* y, V* x) {
+GCONV_INLINE void transposed(const V* y, V* x) {
     if constexpr (kind == Butterfly::c2) {
         forward<kind>(y, x);
-    } else if constexpr (kind == Butterfly::c4) {
+    } else if constexpr (kind == Butterfly::c4_in || kind == Butterfly::c4_out) {
         const V s0 = y[0] + y[1], s1 = y[0] - y[1];
-        x[0] = s0 + y[2];
-        x[1] = s1 + y[3];
-        x[2] = s0 - y[2];
-        x[3] = s1 - y[3];
+        const V re = kind == Butterfly::c4_in ? y[2] - y[3] + y[4] : y[2] - y[4];
+        const V im = kind == Butterfly::c4_in ? y[3] + y[4] : y[2] + y[3];
+        x[0] = s0 + re;
+        x[1] = s1 + im;
+        x[2] = s0 - re;
+        x[3] = s1 - im;
     } else if constexpr (kind == Butterfly::d2) {
         const V s0 = y[0] + y[1], s1 = y[0] - y[1], t0 = y[2] + y[3], t1 = y[2] - y[3];
         x[0] = s0 + t0;
@@ -64,7 +85,7 @@ inline void transposed(const V* y, V* x) {
     } else {
         V s[4];
         transposed<Butterfly::d2>(y, s);
-        const V t[4] = {y[4] + y[5], y[4] - y[5], y[6] + y[7], y[6] - y[7]};
+        const V t[4] = {y[4] + y[7], y[4] - y[7], y[5] + y[6], y[5] - y[6]};
         for (int q = 0; q < 4; ++q) {
             x[q] = s[q] + t[q];
             x[q + 4] = s[q] - t[q];

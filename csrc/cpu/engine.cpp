@@ -3,6 +3,8 @@
 
 #include <pthread.h>
 
+#include "vector.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -14,9 +16,10 @@
 namespace gconv {
 namespace {
 
-constexpr int64_t kPanelBytes = 256 * 1024;  // of A per thread: half of a common L2, which also holds B's panel
-constexpr int64_t kSlicePixels = 512;        // of the weight gradient's partial sums: enough work per sum
-constexpr int64_t kMaxSlices = 16;           // and no more copies of the filter's spectrum than these
+constexpr int64_t kPanelBytes =
+    128 * 1024;                        // of A per thread: what the first-level TLB reaches, with room for B's panel
+constexpr int64_t kSlicePixels = 512;  // of the weight gradient's partial sums: enough work per sum
+constexpr int64_t kMaxItems = 16;      // and, with the chunks, no more items of work than these
 constexpr int64_t kSliceBytes = 64 * 1024 * 1024;
 constexpr int64_t kMaxLength = int64_t{1} << 30;  // of an image side, so that pixel coordinates fit 32 bits
 
@@ -64,15 +67,35 @@ std::atomic<const InstructionSet*>& current_set() {
     return set;
 }
 
-template <typename T>
-const Kernels<T>& kernels();
+template <typename S>
+const Kernels<S>& kernels(const InstructionSet& set);
 template <>
-const Kernels<float>& kernels<float>() {
-    return *current_set().load()->kernels_float;
+const Kernels<float>& kernels(const InstructionSet& set) {
+    return *set.kernels_float;
 }
 template <>
-const Kernels<double>& kernels<double>() {
-    return *current_set().load()->kernels_double;
+const Kernels<double>& kernels(const InstructionSet& set) {
+    return *set.kernels_double;
+}
+template <>
+const Kernels<bfloat16>& kernels(const InstructionSet& set) {
+    return *set.kernels_bfloat16;
+}
+template <>
+const Kernels<float16>& kernels(const InstructionSet& set) {
+    return *set.kernels_float16;
+}
+
+std::atomic<bool> profile_on{false};
+std::atomic<int64_t> stage_nanoseconds[kStages];
+
+// Half precision in memory, for the filters: vector.h's conversions one at a time, without an instruction set.
+template <typename S>
+using Scalar = Vector<typename Compute<S>::type, sizeof(typename Compute<S>::type)>;
+
+template <typename S>
+typename Compute<S>::type load(const S& value) {
+    return Scalar<S>::load(&value);
 }
 
 }  // namespace
@@ -92,6 +115,33 @@ void use_instruction_set(const std::string& name) {
             return;
         }
     require(false, "use_instruction_set", "name must be one of instruction_sets(), got \"" + name + "\"");
+}
+
+bool Timed::profiling() { return profile_on.load(std::memory_order_relaxed); }
+void Timed::add(Stage stage, int64_t nanoseconds) { stage_nanoseconds[static_cast<int>(stage)] += nanoseconds; }
+
+void profile(bool on) {
+    if (on)
+        for (auto& nanoseconds : stage_nanoseconds) nanoseconds = 0;
+    profile_on.store(on);
+}
+
+std::vector<std::pair<std::string, double>> profile_seconds() {
+    const char* const names[kStages] = {"pack filter", "gather", "multiply", "epilogue", "gradient", "unpack filter"};
+    std::vector<std::pair<std::string, double>> seconds;
+    for (int i = 0; i < kStages; ++i) seconds.emplace_back(names[i], 1e-9 * static_cast<double>(stage_nanoseconds[i]));
+    return seconds;
+}
+
+double fma_peak(int threads) {
+    const auto loop = kernels<float>(*current_set().load()).multiply_add_loop;
+    const auto now = [] { return std::chrono::steady_clock::now(); };
+    const auto start = now();
+    std::atomic<int64_t> flops{0};
+    parallel_for(threads, threads, [&](int64_t, int) {
+        while (now() - start < std::chrono::milliseconds(50)) flops += loop(100000);
+    });
+    return static_cast<double>(flops) / std::chrono::duration<double>(now() - start).count();
 }
 
 int allowed_threads(int asked, int64_t items) {
@@ -140,46 +190,27 @@ std::vector<Chunk> make_chunks(int64_t taps, int64_t channels) {
     return chunks;
 }
 
-// Sizes and tables of one call, shared by the forward product and the weight gradient.
-template <typename T>
-struct Layout {
+// How a filter is cut into chunks and products, for one set of kernels.
+template <typename S>
+struct FilterLayout {
+    using T = typename Compute<S>::type;
     const Plan& plan;
-    const Kernels<T>& kernel;
-    int64_t in_channels, out_channels, pixels;
-    Taps taps;
-    Taps filter_taps;
-    std::vector<int64_t> tap_offset;
+    const Kernels<S>& kernel;
+    int64_t in_channels, out_channels, size, taps;
     std::vector<Chunk> chunks;
-    std::vector<int64_t> k_before;       // [chunk] sum of k of the chunks before
-    std::vector<int64_t> lead;           // [block] dim * C_out, rounded up to whole vectors
-    std::vector<int64_t> gather_offset;  // Gather::coefficient_offset, _dim, _start
-    std::vector<int> gather_dim, gather_start;
-    std::vector<int64_t> spectrum_lead;  // Spectrum::coefficient_lead
-    std::vector<T> zeros;
+    std::vector<int64_t> k_before;  // [chunk] sum of k of the chunks before
+    std::vector<int64_t> lead;      // [block] out_dim * C_out, rounded up to whole panels of B
     int64_t max_k = 0;
-    int64_t spectrum_rows = 0;    // sum of columns * lead: elements of a tile's spectrum per pixel
-    int64_t product_columns = 0;  // sum of dim * lead: elements of B per row of one plane
+    int64_t product_columns = 0;  // sum of in_dim * lead: elements of B per row of one coefficient
 
-    static std::vector<int> filter_elements(const Plan& plan) {
-        std::vector<int> elements(plan.filter_planes);
-        std::iota(elements.begin(), elements.end(), 0);
-        return elements;
-    }
-
-    Layout(const Plan& plan, const Image<const T>& x, int64_t out_channels, int64_t size, int64_t pixels)
+    FilterLayout(const Plan& plan, const InstructionSet& set, int64_t in_channels, int64_t out_channels, int64_t size)
         : plan(plan),
-          kernel(kernels<T>()),
-          in_channels(x.channels),
+          kernel(kernels<S>(set)),
+          in_channels(in_channels),
           out_channels(out_channels),
-          pixels(pixels),
-          taps(*plan.group, plan.elements, size),
-          filter_taps(*plan.group, filter_elements(plan), size),
-          chunks(make_chunks(size * size, x.channels)),
-          zeros(x.channels, T{0}) {
-        const int planes = plan.in.planes;
-        for (size_t at = 0; at < taps.row.size(); ++at)
-            tap_offset.push_back(taps.row[at] * x.stride_row + taps.column[at] * x.stride_column +
-                                 plan.source[at % planes] * x.stride_plane);
+          size(size),
+          taps(size * size),
+          chunks(make_chunks(taps, in_channels)) {
         int64_t k = 0;
         for (const Chunk& chunk : chunks) {
             k_before.push_back(k);
@@ -187,76 +218,85 @@ struct Layout {
             max_k = std::max(max_k, chunk.k);
         }
         for (const Block& block : plan.blocks) {
-            lead.push_back(round_up(block.dim * out_channels, kernel.lanes));
-            spectrum_rows += block.columns * lead.back();
-            product_columns += block.dim * lead.back();
+            lead.push_back(round_up(block.out_dim * out_channels, kernel.narrow));
+            product_columns += block.in_dim * lead.back();
         }
-        for (const int coefficient : plan.in_coefficient) {
-            const Block& block = plan.blocks[block_of(coefficient)];
-            const int within = coefficient - block.first;
-            gather_offset.push_back(block.first + within / block.dim * block.dim);
-            gather_dim.push_back(block.dim);
-            gather_start.push_back(within % block.dim);
-        }
-        for (const int coefficient : plan.out_coefficient) spectrum_lead.push_back(lead[block_of(coefficient)]);
     }
 
-    int block_of(int coefficient) const {
-        int block = static_cast<int>(plan.blocks.size()) - 1;
-        while (plan.blocks[block].first > coefficient) --block;
-        return block;
-    }
+    int64_t packed_size() const { return taps * in_channels * product_columns; }
+};
 
-    // Start of each block's (or one past) spectrum in a tile of `capacity` pixels.
-    int64_t spectrum_start(int block, int64_t capacity) const {
-        int64_t start = 0;
-        for (int b = 0; b < block; ++b) start += plan.blocks[b].columns * lead[b] * capacity;
-        return start;
-    }
+// The other sizes and tables of one call, shared by the forward product and the weight gradient.
+template <typename S>
+struct Layout : FilterLayout<S> {
+    using T = typename Compute<S>::type;
+    using FilterLayout<S>::plan, FilterLayout<S>::lead, FilterLayout<S>::out_channels, FilterLayout<S>::max_k;
+    Taps tap_table;
+    std::vector<int64_t> tap_offset;
+    std::vector<S> zeros;
+    int64_t pixel_step;
+    int64_t spectrum_rows = 0;             // sum of columns * lead: elements of a tile's spectrum per pixel
+    int capacity;                          // pixels per tile
+    std::vector<int64_t> spectrum_start;   // [block]
+    std::vector<int64_t> spectrum_offset;  // Spectrum::offset, lead
+    std::vector<int64_t> spectrum_lead;
+    std::vector<int64_t> plane_offset;
 
-    std::vector<int64_t> spectrum_offset(int64_t capacity) const {
-        std::vector<int64_t> offsets;
-        for (const int coefficient : plan.out_coefficient) {
-            const int b = block_of(coefficient);
-            const int within = coefficient - plan.blocks[b].first, dim = plan.blocks[b].dim;
-            offsets.push_back(spectrum_start(b, capacity) + within / dim * capacity * lead[b] +
-                              within % dim * out_channels);
-        }
-        return offsets;
-    }
-
-    // Pixels per tile: the A panel stays within its budget, and `most` pixels are not exceeded by more than a row
-    // block.
-    int tile_capacity(int64_t most) const {
+    template <typename Y>
+    Layout(const Plan& plan, const InstructionSet& set, const Image<const S>& x, const Image<Y>& out, int64_t size,
+           int64_t stride, int64_t most_pixels)
+        : FilterLayout<S>(plan, set, x.channels, out.channels, size),
+          tap_table(*plan.group, plan.elements, size),
+          zeros(x.channels, S{}),
+          pixel_step(stride * x.stride_column),
+          spectrum_offset(plan.out.coefficients),
+          spectrum_lead(plan.out.coefficients) {
+        const int planes = plan.in.planes;
+        for (size_t at = 0; at < tap_table.row.size(); ++at)
+            tap_offset.push_back(tap_table.row[at] * x.stride_row + tap_table.column[at] * x.stride_column +
+                                 plan.source[at % planes] * x.stride_plane);
         const int64_t row_bytes = plan.in.coefficients * max_k * static_cast<int64_t>(sizeof(T));
-        const int64_t wanted = std::min({static_cast<int64_t>(kMaxTile), kPanelBytes / row_bytes, most});
-        return static_cast<int>(std::max<int64_t>(kernel.rows, wanted / kernel.rows * kernel.rows));
+        const int64_t wanted = std::min({int64_t{kMaxTile}, kPanelBytes / row_bytes, most_pixels});
+        capacity = static_cast<int>(std::max<int64_t>(kRowUnit, wanted / kRowUnit * kRowUnit));
+        for (size_t b = 0; b < plan.blocks.size(); ++b) {
+            spectrum_start.push_back(spectrum_rows * capacity);
+            spectrum_rows += plan.blocks[b].columns * lead[b];
+        }
+        for (size_t b = 0; b < plan.blocks.size(); ++b) {
+            const Block& block = plan.blocks[b];
+            for (int j = 0; j < block.columns; ++j)
+                for (int i = 0; i < block.out_dim; ++i) {
+                    const int coefficient = block.out_first + j * block.out_dim + i;
+                    spectrum_offset[coefficient] = spectrum_start[b] + j * capacity * lead[b] + i * out_channels;
+                    spectrum_lead[coefficient] = lead[b];
+                }
+        }
+        for (const int plane : plan.target) plane_offset.push_back(plane * out.stride_plane);
     }
 
-    int64_t panel_size(int64_t capacity) const { return plan.in.coefficients * capacity * max_k + kernel.rows; }
+    int64_t panel_size() const { return round_up(plan.in.coefficients * capacity * max_k + kRowUnit, 16); }
+    int64_t work_size() const { return panel_size() + round_up(spectrum_rows * capacity, 16); }
 
-    Gather<T> gather(const Image<const T>& x, int64_t size) const {
+    Gather<S> gather(const Image<const S>& x, int64_t stride) const {
         return {x.data,
                 x.height,
                 x.width,
-                static_cast<int>(size),
-                taps.row.data(),
-                taps.column.data(),
+                static_cast<int>(this->size),
+                stride,
+                pixel_step,
+                tap_table.row.data(),
+                tap_table.column.data(),
                 tap_offset.data(),
                 zeros.data(),
-                &plan.in,
-                gather_offset.data(),
-                gather_dim.data(),
-                gather_start.data()};
+                &plan.in};
+    }
+
+    template <typename Y>
+    Spectrum<S> spectrum(const Image<Y>& out) const {
+        return {&plan.out,           out_channels,     spectrum_offset.data(), spectrum_lead.data(),
+                plane_offset.data(), out.stride_column};
     }
 };
-
-template <typename T>
-std::vector<int64_t> plane_offsets(const Plan& plan, const Image<T>& image) {
-    std::vector<int64_t> offsets;
-    for (const int plane : plan.target) offsets.push_back(plane * image.stride_plane);
-    return offsets;
-}
 
 template <typename X, typename Y>
 void fill_tile(Tile& tile, int64_t first, int capacity, const Image<X>& x, const Image<Y>& out, int64_t stride,
@@ -264,29 +304,29 @@ void fill_tile(Tile& tile, int64_t first, int capacity, const Image<X>& x, const
     const int64_t area = out.height * out.width;
     tile.capacity = capacity;
     tile.count = static_cast<int>(std::min<int64_t>(capacity, out.batch * area - first));
-    int64_t n = first / area, row = first % area / out.width, column = first % area % out.width;
-    for (int pixel = 0; pixel < tile.count; ++pixel) {
+    tile.runs = 0;
+    for (int done = 0; done < tile.count;) {
+        const int64_t n = (first + done) / area, row = (first + done) % area / out.width;
+        const int64_t column = (first + done) % out.width;
         const int64_t y = stride * row - padding, z = stride * column - padding;
-        tile.row[pixel] = static_cast<int32_t>(y);
-        tile.column[pixel] = static_cast<int32_t>(z);
-        tile.input_offset[pixel] = n * x.stride_batch + y * x.stride_row + z * x.stride_column;
-        tile.output_offset[pixel] = n * out.stride_batch + row * out.stride_row + column * out.stride_column;
-        if (++column == out.width) {
-            column = 0;
-            if (++row == out.height) {
-                row = 0;
-                ++n;
-            }
-        }
+        const int count = static_cast<int>(std::min<int64_t>(tile.count - done, out.width - column));
+        tile.run[tile.runs++] = {done,
+                                 count,
+                                 y,
+                                 z,
+                                 n * x.stride_batch + y * x.stride_row + z * x.stride_column,
+                                 n * out.stride_batch + row * out.stride_row + column * out.stride_column};
+        done += count;
     }
 }
 
-// Copies a row of a block's B to its panels of 2 * lanes columns, the last one possibly of `lanes`, and pads with
-// zeros.
-template <typename T>
-void pack_row(const T* values, int64_t count, int64_t row, int64_t rows, int64_t lead, int64_t lanes, T* packed) {
-    for (int64_t column = 0; column < lead; column += 2 * lanes) {
-        const int64_t width = std::min(2 * lanes, lead - column), real = std::min(width, count - column);
+// Copies a row of a block's B to its panels of columns and pads with zeros.
+template <typename S, typename T>
+void pack_row(const Kernels<S>& kernel, const T* values, int64_t count, int64_t row, int64_t rows, int64_t lead,
+              T* packed) {
+    for (int64_t column = 0, width; column < lead; column += width) {
+        width = panel_width(lead - column, kernel.lanes, kernel.narrow);
+        const int64_t real = std::clamp<int64_t>(count - column, 0, width);
         T* to = packed + column * rows + row * width;
         std::copy_n(values + column, real, to);
         std::fill(to + real, to + width, T{0});
@@ -294,8 +334,8 @@ void pack_row(const T* values, int64_t count, int64_t row, int64_t rows, int64_t
 }
 
 // Calls body(chunk index, tap, row of the tap and channel within the chunk) for every tap.
-template <typename T, typename Body>
-void for_each_tap(const Layout<T>& layout, int64_t channel, const Body& body) {
+template <typename S, typename Body>
+void for_each_tap(const FilterLayout<S>& layout, int64_t channel, const Body& body) {
     for (size_t at = 0; at < layout.chunks.size(); ++at) {
         const Chunk& chunk = layout.chunks[at];
         if (channel < chunk.first_channel || channel >= chunk.first_channel + chunk.channels) continue;
@@ -304,120 +344,170 @@ void for_each_tap(const Layout<T>& layout, int64_t channel, const Body& body) {
     }
 }
 
-// to += sign * from, sign 0, 1 or -1.
-template <typename T>
-void add_signed(int sign, const T* from, int64_t count, T* to) {
-    if (sign > 0)
-        for (int64_t i = 0; i < count; ++i) to[i] += from[i];
-    if (sign < 0)
-        for (int64_t i = 0; i < count; ++i) to[i] -= from[i];
+// W_d(s) of one input channel: row(s, tap) holds C_out values.
+template <typename S>
+struct FilterRows {
+    using T = typename Compute<S>::type;
+    const FilterLayout<S>& layout;
+    Taps taps;
+    T* values;  // [plane, tap][C_out]
+
+    FilterRows(const FilterLayout<S>& layout, T* values)
+        : layout(layout), taps(*layout.plan.group, layout.plan.filter_elements, layout.size), values(values) {}
+
+    int64_t rows() const { return layout.plan.filter_planes * layout.taps; }
+
+    T* row(size_t s, int tap) const {
+        const int64_t at = taps.index[tap * layout.plan.filter_source.size() + s];
+        const int64_t turned = layout.plan.adjoint ? layout.taps - 1 - at : at;
+        return values + (layout.plan.filter_source[s] * layout.taps + turned) * layout.out_channels;
+    }
+
+    // Where the filter of an output channel and an input channel starts in memory.
+    int64_t offset(int64_t o, int64_t channel) const {
+        return (layout.plan.adjoint ? channel * layout.out_channels + o : o * layout.in_channels + channel) * rows();
+    }
+};
+
+template <typename S>
+int64_t filter_work_size(const FilterLayout<S>& layout) {
+    int64_t out_dim = 1;
+    for (const Block& block : layout.plan.blocks) out_dim = std::max<int64_t>(out_dim, block.out_dim);
+    return round_up((layout.plan.filter_planes * layout.taps + out_dim) * layout.out_channels, 16);
 }
 
-// B of every chunk and block: What[i][k](tap, c, c_out) = scale * sum_s rho(s)[i][k] W[c_out, c, s, tap of s d].
-template <typename T>
-void pack_filter(const Layout<T>& layout, const Filter<const T>& weight, T* packed, int threads) {
+// B of every chunk and block: What[i][k](tap, c, c_out) = scale * sum_s rho(s)[i][k] W_tap(s)[c_out, c].
+template <typename S>
+void pack_filter(const FilterLayout<S>& layout, const Filter<const S>& weight, typename Compute<S>::type* packed,
+                 int threads) {
+    using T = typename Compute<S>::type;
     const Plan& plan = layout.plan;
-    const int64_t taps = weight.size * weight.size, planes = plan.filter_planes, c_out = layout.out_channels;
-    const int64_t work_size = round_up((planes * taps + kMaxOrder) * c_out, 16);
+    const int64_t c_out = layout.out_channels, work_size = filter_work_size(layout);
+    const size_t planes = plan.filter_source.size();
     const Buffer<T> work = make_buffer<T>(work_size * threads);
     parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
-        T* filter = work.get() + thread * work_size;  // [s, tap][c_out]
-        T* row = filter + planes * taps * c_out;      // [i][c_out]
+        const Timed timed(Stage::pack_filter);
+        const FilterRows<S> filter(layout, work.get() + thread * work_size);
+        T* row = filter.values + filter.rows() * c_out;  // [i][c_out]
         for (int64_t o = 0; o < c_out; ++o) {
-            const T* from = weight.data + (o * layout.in_channels + channel) * planes * taps;
-            for (int64_t i = 0; i < planes * taps; ++i) filter[i * c_out + o] = from[i];
+            const S* from = weight.data + filter.offset(o, channel);
+            for (int64_t i = 0; i < filter.rows(); ++i) filter.values[i * c_out + o] = load(from[i]);
         }
         for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
             const int64_t chunk_k = layout.chunks[at].k;
-            const int64_t* index = &layout.filter_taps.index[tap * planes];
             T* to = packed + layout.k_before[at] * layout.product_columns;
             const int8_t* matrix = plan.filter_matrix.data();
             for (size_t b = 0; b < plan.blocks.size(); ++b) {
-                const int dim = plan.blocks[b].dim;
+                const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[b];
                 const T scale = static_cast<T>(plan.filter_scale[b]);
-                for (int k = 0; k < dim; ++k) {
-                    std::fill_n(row, dim * c_out, T{0});
-                    for (int i = 0; i < dim; ++i)
-                        for (int64_t s = 0; s < planes; ++s)
-                            add_signed(matrix[(i * dim + k) * planes + s], filter + (s * taps + index[s]) * c_out,
-                                       c_out, row + i * c_out);
-                    for (int64_t o = 0; o < dim * c_out; ++o) row[o] *= scale;
-                    pack_row(row, dim * c_out, k * chunk_k + within, dim * chunk_k, layout.lead[b], layout.kernel.lanes,
-                             to);
+                for (int k = 0; k < in_dim; ++k) {
+                    std::fill_n(row, out_dim * c_out, T{0});
+                    for (int i = 0; i < out_dim; ++i)
+                        for (size_t s = 0; s < planes; ++s)
+                            layout.kernel.add_signed(matrix[(i * in_dim + k) * planes + s], filter.row(s, tap), c_out,
+                                                     row + i * c_out);
+                    for (int64_t o = 0; o < out_dim * c_out; ++o) row[o] *= scale;
+                    pack_row(layout.kernel, row, out_dim * c_out, k * chunk_k + within, in_dim * chunk_k,
+                             layout.lead[b], to);
                 }
-                matrix += dim * dim * planes;
-                to += dim * chunk_k * layout.lead[b];
+                matrix += out_dim * in_dim * planes;
+                to += in_dim * chunk_k * layout.lead[b];
             }
         });
     });
 }
 
-// The transpose of pack_filter, from sums of rows (k, tap, c) x columns (i, c_out) per chunk and block. Slices are
-// added in their order.
-template <typename T>
-void unpack_filter(const Layout<T>& layout, const T* sums, const std::vector<int64_t>& chunk_start, int64_t slices,
-                   int64_t slice_size, const Filter<T>& weight, int threads) {
+// The sums of the weight gradient: rows (k, tap, c), each k's rounded up to whole row units, x columns (i, c_out) per
+// chunk and block.
+template <typename S>
+struct GradientLayout {
+    std::vector<int64_t> chunk_start;
+    int64_t size = 0;
+
+    explicit GradientLayout(const FilterLayout<S>& layout) {
+        for (const Chunk& chunk : layout.chunks) {
+            chunk_start.push_back(size);
+            for (size_t b = 0; b < layout.plan.blocks.size(); ++b)
+                size += layout.plan.blocks[b].in_dim * round_up(chunk.k, kRowUnit) * layout.lead[b];
+        }
+        chunk_start.push_back(size);
+    }
+};
+
+// The transpose of pack_filter, of the sums of all slices, added in their order.
+template <typename S>
+void unpack_filter(const FilterLayout<S>& layout, const GradientLayout<S>& gradient,
+                   const typename Compute<S>::type* sums, int64_t slices, const Filter<S>& weight, int threads) {
+    using T = typename Compute<S>::type;
     const Plan& plan = layout.plan;
-    const int64_t taps = weight.size * weight.size, planes = plan.filter_planes, c_out = layout.out_channels;
-    const int64_t work_size = round_up((planes * taps + kMaxOrder) * c_out, 16);
+    const int64_t c_out = layout.out_channels, work_size = filter_work_size(layout);
+    const size_t planes = plan.filter_source.size();
     const Buffer<T> work = make_buffer<T>(work_size * threads);
     parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
-        T* filter = work.get() + thread * work_size;  // [s, tap][c_out]
-        T* row = filter + planes * taps * c_out;      // [i][c_out]
-        std::fill_n(filter, planes * taps * c_out, T{0});
+        const Timed timed(Stage::unpack_filter);
+        const FilterRows<S> filter(layout, work.get() + thread * work_size);
+        T* row = filter.values + filter.rows() * c_out;  // [i][c_out]
+        std::fill_n(filter.values, filter.rows() * c_out, T{0});
         for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
-            const int64_t chunk_k = layout.chunks[at].k;
-            const int64_t* index = &layout.filter_taps.index[tap * planes];
-            const T* from = sums + chunk_start[at];
+            const int64_t chunk_rows = round_up(layout.chunks[at].k, kRowUnit);
+            const T* from = sums + gradient.chunk_start[at];
             const int8_t* matrix = plan.filter_matrix.data();
             for (size_t b = 0; b < plan.blocks.size(); ++b) {
-                const int dim = plan.blocks[b].dim;
+                const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[b];
                 const T scale = static_cast<T>(plan.filter_scale[b]);
-                for (int k = 0; k < dim; ++k) {
-                    std::fill_n(row, dim * c_out, T{0});
+                for (int k = 0; k < in_dim; ++k) {
+                    std::fill_n(row, out_dim * c_out, T{0});
                     for (int64_t slice = 0; slice < slices; ++slice)
-                        add_signed(1, from + slice * slice_size + (k * chunk_k + within) * layout.lead[b], dim * c_out,
-                                   row);
-                    for (int64_t o = 0; o < dim * c_out; ++o) row[o] *= scale;
-                    for (int i = 0; i < dim; ++i)
-                        for (int64_t s = 0; s < planes; ++s)
-                            add_signed(matrix[(i * dim + k) * planes + s], row + i * c_out, c_out,
-                                       filter + (s * taps + index[s]) * c_out);
+                        layout.kernel.add_signed(
+                            1, from + slice * gradient.size + (k * chunk_rows + within) * layout.lead[b],
+                            out_dim * c_out, row);
+                    for (int64_t o = 0; o < out_dim * c_out; ++o) row[o] *= scale;
+                    for (int i = 0; i < out_dim; ++i)
+                        for (size_t s = 0; s < planes; ++s)
+                            layout.kernel.add_signed(matrix[(i * in_dim + k) * planes + s], row + i * c_out, c_out,
+                                                     filter.row(s, tap));
                 }
-                matrix += dim * dim * planes;
-                from += round_up(dim * chunk_k, layout.kernel.rows) * layout.lead[b];
+                matrix += out_dim * in_dim * planes;
+                from += in_dim * chunk_rows * layout.lead[b];
             }
         });
         for (int64_t o = 0; o < c_out; ++o) {
-            T* to = weight.data + (o * layout.in_channels + channel) * planes * taps;
-            for (int64_t i = 0; i < planes * taps; ++i) to[i] = filter[i * c_out + o];
+            S* to = weight.data + filter.offset(o, channel);
+            for (int64_t i = 0; i < filter.rows(); ++i) Scalar<S>::store(to + i, filter.values[i * c_out + o]);
         }
     });
 }
 
-template <typename X, typename W, typename Y>
-void check(const Plan& plan, const char* op, const Image<X>& x, const Filter<W>& weight, const Image<Y>& out,
-           int64_t stride, int64_t padding) {
-    const auto text = [](int64_t value) { return std::to_string(value); };
+std::string text(int64_t value) { return std::to_string(value); }
+
+void check_filter(const Plan& plan, int64_t planes, int64_t out_channels, int64_t in_channels, int64_t size) {
+    require(planes == plan.filter_planes, plan.op,
+            "weight must have " + text(plan.filter_planes) + " planes, got " + text(planes));
+    require(size >= 1 && size <= 1024, plan.op, "K must be in 1..1024, got " + text(size));
+    require(out_channels >= 1 && in_channels >= 1, plan.op,
+            "weight must have channels, got " + text(out_channels) + " and " + text(in_channels));
+}
+
+template <typename X, typename Y>
+void check(const Plan& plan, const Image<X>& x, int64_t out_channels, int64_t in_channels, int64_t size,
+           const Image<Y>& out, int64_t stride, int64_t padding) {
+    const char* op = plan.op;
     const int planes_in = *std::max_element(plan.source.begin(), plan.source.end()) + 1;
     require(x.planes == planes_in, op, "x must have " + text(planes_in) + " planes, got " + text(x.planes));
     require(out.planes == plan.out.planes, op,
             "out must have " + text(plan.out.planes) + " planes, got " + text(out.planes));
-    require(weight.planes == plan.filter_planes, op,
-            "weight must have " + text(plan.filter_planes) + " planes, got " + text(weight.planes));
-    require(weight.in_channels == x.channels && x.channels >= 1, op,
-            "weight must have " + text(x.channels) + " >= 1 input channels, got " + text(weight.in_channels));
-    require(weight.out_channels == out.channels && out.channels >= 1, op,
-            "weight must have " + text(out.channels) + " >= 1 output channels, got " + text(weight.out_channels));
-    require(weight.size >= 1 && weight.size <= 1024, op, "K must be in 1..1024, got " + text(weight.size));
+    require(in_channels == x.channels, op,
+            "weight must have " + text(x.channels) + " input channels, got " + text(in_channels));
+    require(out_channels == out.channels, op,
+            "weight must have " + text(out.channels) + " output channels, got " + text(out_channels));
     require(stride >= 1 && stride < kMaxLength, op, "stride must be positive, got " + text(stride));
     require(padding >= 0 && padding < kMaxLength / 4, op, "padding must not be negative, got " + text(padding));
     require(x.height >= 1 && x.width >= 1 && x.height < kMaxLength / 2 && x.width < kMaxLength / 2, op,
             "H and W must be in 1..2^29, got " + text(x.height) + " and " + text(x.width));
-    require(x.height + 2 * padding >= weight.size && x.width + 2 * padding >= weight.size, op,
-            "the padded image must be at least K = " + text(weight.size) + " long on both sides");
-    const int64_t height = (x.height + 2 * padding - weight.size) / stride + 1;
-    const int64_t width = (x.width + 2 * padding - weight.size) / stride + 1;
+    require(x.height + 2 * padding >= size && x.width + 2 * padding >= size, op,
+            "the padded image must be at least K = " + text(size) + " long on both sides");
+    const int64_t height = (x.height + 2 * padding - size) / stride + 1;
+    const int64_t width = (x.width + 2 * padding - size) / stride + 1;
     require(out.batch == x.batch && x.batch >= 0, op,
             "out must have batch " + text(x.batch) + ", got " + text(out.batch));
     require(
@@ -425,131 +515,180 @@ void check(const Plan& plan, const char* op, const Image<X>& x, const Filter<W>&
         "out must be " + text(height) + " x " + text(width) + ", got " + text(out.height) + " x " + text(out.width));
 }
 
-}  // namespace
-
-template <typename T>
-void convolve(const Plan& plan, const char* op, const Image<const T>& x, const Filter<const T>& weight, const T* bias,
-              const Image<T>& out, int64_t stride, int64_t padding, int threads) {
-    check(plan, op, x, weight, out, stride, padding);
+template <typename S>
+void convolve_packed(const PackedFilter& filter, const Image<const S>& x, const S* bias, const Image<S>& out,
+                     int64_t stride, int64_t padding, int threads) {
+    using T = typename Compute<S>::type;
+    const Plan& plan = *filter.plan;
     const int64_t pixels = out.batch * out.height * out.width;
     if (pixels == 0) return;
-    const Layout<T> layout(plan, x, out.channels, weight.size, pixels);
-    const Kernels<T>& kernel = layout.kernel;
-
-    const int64_t packed_size = weight.size * weight.size * x.channels * layout.product_columns;
-    const Buffer<T> packed = make_buffer<T>(packed_size);
-    pack_filter(layout, weight, packed.get(), allowed_threads(threads, divide_up(packed_size, 1 << 15)));
-
-    const int capacity = layout.tile_capacity(round_up(divide_up(pixels, std::max(threads, 1)), kernel.rows));
-    const int64_t tiles = divide_up(pixels, capacity);
+    const Layout<S> layout(plan, *filter.set, x, out, filter.size, stride,
+                           round_up(divide_up(pixels, std::max(threads, 1)), kRowUnit));
+    const Kernels<S>& kernel = layout.kernel;
+    const int capacity = layout.capacity;
+    const int64_t tiles = divide_up(pixels, capacity), work_size = layout.work_size();
     threads = allowed_threads(threads, tiles);
-    const int64_t panel_size = round_up(layout.panel_size(capacity), 16);
-    const int64_t work_size = round_up(panel_size + layout.spectrum_rows * capacity, 16);
     const Buffer<T> work = make_buffer<T>(work_size * threads);
+    std::vector<T> shift;
+    if (bias)
+        for (int64_t o = 0; o < out.channels; ++o) shift.push_back(load(bias[o]));
 
-    const Gather<T> gather = layout.gather(x, weight.size);
-    const std::vector<int64_t> offsets = layout.spectrum_offset(capacity), planes = plane_offsets(plan, out);
-    const Spectrum<T> spectrum{&plan.out, out.channels, offsets.data(), layout.spectrum_lead.data(), planes.data()};
+    const Gather<S> gather = layout.gather(x, stride);
+    const Spectrum<S> spectrum = layout.spectrum(out);
+    const T* packed = static_cast<const T*>(filter.values.get());
     parallel_for(threads, tiles, [&](int64_t item, int thread) {
         T* panel = work.get() + thread * work_size;
-        T* sums = panel + panel_size;
+        T* sums = panel + layout.panel_size();
         Tile tile;
         fill_tile(tile, item * capacity, capacity, x, out, stride, padding);
         for (size_t at = 0; at < layout.chunks.size(); ++at) {
             const Chunk& chunk = layout.chunks[at];
-            kernel.gather(gather, tile, chunk, panel);
-            const T* b = packed.get() + layout.k_before[at] * layout.product_columns;
+            const Steps steps = {capacity * chunk.k, capacity * chunk.channels, chunk.channels};
+            {
+                const Timed timed(Stage::gather);
+                kernel.gather(gather, tile, chunk, steps, panel);
+            }
+            const Timed timed(Stage::multiply);
+            const T* b = packed + layout.k_before[at] * layout.product_columns;
             T* c = sums;
             for (size_t block = 0; block < plan.blocks.size(); ++block) {
-                const auto [dim, columns, first] = plan.blocks[block];
-                const int64_t k = dim * chunk.k, lead = layout.lead[block], rows = int64_t{columns} * capacity;
-                kernel.multiply(at > 0, rows, lead, k, panel + first * capacity * chunk.k, b, c);
-                b += k * lead;
-                c += rows * lead;
+                const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[block];
+                const int64_t lead = layout.lead[block];
+                for (int j = 0; j < columns; ++j) {
+                    kernel.multiply(at > 0, capacity, lead, in_dim * chunk.taps, chunk.channels,
+                                    panel + (in_first + j * in_dim) * steps.coefficient, b, c);
+                    c += lead * capacity;
+                }
+                b += in_dim * chunk.k * lead;
             }
         }
-        kernel.synthesise(spectrum, tile, sums, bias, out.data);
+        const Timed timed(Stage::epilogue);
+        kernel.synthesise(spectrum, tile, sums, bias ? shift.data() : nullptr, out.data);
     });
 }
 
-template <typename T>
-void convolve_weight_grad(const Plan& plan, const char* op, const Image<const T>& x, const Image<const T>& grad_out,
-                          const Filter<T>& grad_weight, int64_t stride, int64_t padding, int threads) {
-    check(plan, op, x, grad_weight, grad_out, stride, padding);
-    const int64_t size = grad_weight.size, taps = size * size, planes = plan.filter_planes;
+}  // namespace
+
+template <typename S>
+PackedFilter pack(const Plan& plan, const Filter<const S>& weight, int threads) {
+    using T = typename Compute<S>::type;
+    const int64_t out_channels = plan.adjoint ? weight.in_channels : weight.out_channels;
+    const int64_t in_channels = plan.adjoint ? weight.out_channels : weight.in_channels;
+    check_filter(plan, weight.planes, out_channels, in_channels, weight.size);
+    const InstructionSet* set = current_set().load();
+    const FilterLayout<S> layout(plan, *set, in_channels, out_channels, weight.size);
+    Buffer<T> packed = make_buffer<T>(layout.packed_size());
+    pack_filter(layout, weight, packed.get(), allowed_threads(threads, divide_up(layout.packed_size(), 1 << 15)));
+    return {&plan,
+            set,
+            out_channels,
+            in_channels,
+            weight.size,
+            sizeof(T) == sizeof(double),
+            std::shared_ptr<const void>(packed.release(), [](const void* p) { std::free(const_cast<void*>(p)); }),
+            layout.packed_size() * static_cast<int64_t>(sizeof(T))};
+}
+
+template <typename S>
+void convolve(const Plan& plan, const Image<const S>& x, const Filter<const S>& weight, const S* bias,
+              const Image<S>& out, int64_t stride, int64_t padding, int threads) {
+    check_filter(plan, weight.planes, weight.out_channels, weight.in_channels, weight.size);
+    check(plan, x, plan.adjoint ? weight.in_channels : weight.out_channels,
+          plan.adjoint ? weight.out_channels : weight.in_channels, weight.size, out, stride, padding);
+    if (out.batch * out.height * out.width == 0) return;
+    convolve_packed(pack(plan, weight, threads), x, bias, out, stride, padding, threads);
+}
+
+template <typename S>
+void conv2d_packed(const PackedFilter& filter, const Image<const S>& x, const S* bias, const Image<S>& out,
+                   int64_t stride, int64_t padding, int threads) {
+    require(filter.wide == (sizeof(S) == sizeof(double)), filter.plan->op,
+            "the packed filter must have the precision of x");
+    check(*filter.plan, x, filter.out_channels, filter.in_channels, filter.size, out, stride, padding);
+    convolve_packed(filter, x, bias, out, stride, padding, threads);
+}
+
+template <typename S>
+void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image<const S>& grad_out,
+                          const Filter<S>& grad_weight, int64_t stride, int64_t padding, int threads) {
+    using T = typename Compute<S>::type;
+    check_filter(plan, grad_weight.planes, grad_weight.out_channels, grad_weight.in_channels, grad_weight.size);
+    check(plan, x, grad_weight.out_channels, grad_weight.in_channels, grad_weight.size, grad_out, stride, padding);
     const int64_t pixels = grad_out.batch * grad_out.height * grad_out.width;
     if (pixels == 0) {
-        std::memset(grad_weight.data, 0,
-                    grad_weight.out_channels * grad_weight.in_channels * planes * taps * sizeof(T));
+        const int64_t size = grad_weight.size * grad_weight.size * plan.filter_planes;
+        std::memset(grad_weight.data, 0, grad_weight.out_channels * grad_weight.in_channels * size * sizeof(S));
         return;
     }
-    const Layout<T> layout(plan, x, grad_out.channels, size, pixels);
-    const Kernels<T>& kernel = layout.kernel;
-
-    // The spectrum of the gradient, one block of rows (k, tap, c) x columns (i, c_out) per chunk and irrep.
-    std::vector<int64_t> chunk_start;
-    int64_t spectrum_size = 0;
-    for (const Chunk& chunk : layout.chunks) {
-        chunk_start.push_back(spectrum_size);
-        for (size_t b = 0; b < plan.blocks.size(); ++b)
-            spectrum_size += round_up(plan.blocks[b].dim * chunk.k, kernel.rows) * layout.lead[b];
-    }
+    const Layout<S> layout(plan, *current_set().load(), x, grad_out, grad_weight.size, stride,
+                           round_up(pixels, kRowUnit));
+    const Kernels<S>& kernel = layout.kernel;
+    const GradientLayout<S> gradient(layout);
     // Slices of pixels, each with its own sums, depend on the sizes alone: the result does not depend on the threads.
-    const int capacity = layout.tile_capacity(round_up(pixels, kernel.rows));
-    const int64_t tiles = divide_up(pixels, capacity);
-    const int64_t fitting = std::max<int64_t>(1, kSliceBytes / (spectrum_size * static_cast<int64_t>(sizeof(T))));
-    const int64_t slices = std::clamp<int64_t>(pixels / kSlicePixels, 1, std::min({kMaxSlices, fitting, tiles}));
-    const Buffer<T> sums = make_buffer<T>(spectrum_size * slices);
-
-    const int64_t chunks = static_cast<int64_t>(layout.chunks.size());
+    const int capacity = layout.capacity;
+    const int64_t tiles = divide_up(pixels, capacity), chunks = static_cast<int64_t>(layout.chunks.size());
+    const int64_t fitting = std::max<int64_t>(1, kSliceBytes / (gradient.size * static_cast<int64_t>(sizeof(T))));
+    const int64_t slices =
+        std::clamp<int64_t>(pixels / kSlicePixels, 1, std::min({divide_up(kMaxItems, chunks), fitting, tiles}));
+    const Buffer<T> sums = make_buffer<T>(gradient.size * slices);
     const int work_threads = allowed_threads(threads, slices * chunks);
-    const int64_t panel_size = round_up(layout.panel_size(capacity), 16);
-    const int64_t work_size = round_up(panel_size + layout.spectrum_rows * capacity, 16);
+    const int64_t work_size = layout.work_size();
     const Buffer<T> work = make_buffer<T>(work_size * work_threads);
-    std::memset(work.get(), 0, work_size * work_threads * sizeof(T));
+    std::memset(work.get(), 0, work_size * work_threads * sizeof(T));  // the columns past C_out are read
 
-    const Gather<T> gather = layout.gather(x, size);
-    const std::vector<int64_t> offsets = layout.spectrum_offset(capacity), out_planes = plane_offsets(plan, grad_out);
-    const Spectrum<T> spectrum{&plan.out, grad_out.channels, offsets.data(), layout.spectrum_lead.data(),
-                               out_planes.data()};
+    const Gather<S> gather = layout.gather(x, stride);
+    const Spectrum<S> spectrum = layout.spectrum(grad_out);
     parallel_for(work_threads, slices * chunks, [&](int64_t item, int thread) {
         const int64_t slice = item / chunks, at = item % chunks;
         const Chunk& chunk = layout.chunks[at];
+        const Steps steps = {capacity * chunk.k, chunk.channels, chunk.k};
+        const int64_t rows = round_up(chunk.k, kRowUnit);
         T* panel = work.get() + thread * work_size;
-        T* gradient = panel + panel_size;
-        T* start = sums.get() + slice * spectrum_size + chunk_start[at];
-        const int64_t end = at + 1 < chunks ? chunk_start[at + 1] : spectrum_size;
-        std::memset(start, 0, (end - chunk_start[at]) * sizeof(T));
+        T* analysed = panel + layout.panel_size();
+        T* start = sums.get() + slice * gradient.size + gradient.chunk_start[at];
+        std::memset(start, 0, (gradient.chunk_start[at + 1] - gradient.chunk_start[at]) * sizeof(T));
         Tile tile;
         for (int64_t t = tiles * slice / slices; t < tiles * (slice + 1) / slices; ++t) {
             fill_tile(tile, t * capacity, capacity, x, grad_out, stride, padding);
-            kernel.gather(gather, tile, chunk, panel);
-            kernel.analyse(spectrum, tile, grad_out.data, gradient);
+            {
+                const Timed timed(Stage::gather);
+                kernel.gather(gather, tile, chunk, steps, panel);
+            }
+            {
+                const Timed timed(Stage::gradient);
+                kernel.analyse(spectrum, tile, grad_out.data, analysed);
+            }
+            const Timed timed(Stage::multiply);
             T* to = start;
-            const T* right = gradient;
             for (size_t b = 0; b < plan.blocks.size(); ++b) {
-                const auto [dim, columns, first] = plan.blocks[b];
-                const int64_t m = round_up(dim * chunk.k, kernel.rows), lead = layout.lead[b];
-                const int64_t rows = int64_t{columns} * capacity;
-                kernel.multiply_transposed(m, lead, rows, panel + first * capacity * chunk.k, dim * chunk.k, right,
-                                           lead, to, lead);
-                to += m * lead;
-                right += rows * lead;
+                const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[b];
+                const int64_t lead = layout.lead[b];
+                for (int k = 0; k < in_dim; ++k) {
+                    for (int j = 0; j < columns; ++j)
+                        kernel.multiply_transposed(
+                            rows, lead, capacity, panel + (in_first + j * in_dim + k) * steps.coefficient, chunk.k,
+                            analysed + layout.spectrum_start[b] + j * capacity * lead, lead, to, lead);
+                    to += rows * lead;
+                }
             }
         }
     });
 
-    const int filter_threads = allowed_threads(threads, divide_up(spectrum_size * slices, 1 << 15));
-    unpack_filter(layout, sums.get(), chunk_start, slices, spectrum_size, grad_weight, filter_threads);
+    const int filter_threads = allowed_threads(threads, divide_up(gradient.size * slices, 1 << 15));
+    unpack_filter(layout, gradient, sums.get(), slices, grad_weight, filter_threads);
 }
 
-template void convolve(const Plan&, const char*, const Image<const float>&, const Filter<const float>&, const float*,
-                       const Image<float>&, int64_t, int64_t, int);
-template void convolve(const Plan&, const char*, const Image<const double>&, const Filter<const double>&, const double*,
-                       const Image<double>&, int64_t, int64_t, int);
-template void convolve_weight_grad(const Plan&, const char*, const Image<const float>&, const Image<const float>&,
-                                   const Filter<float>&, int64_t, int64_t, int);
-template void convolve_weight_grad(const Plan&, const char*, const Image<const double>&, const Image<const double>&,
-                                   const Filter<double>&, int64_t, int64_t, int);
+#define GCONV_INSTANTIATE(S)                                                                                        \
+    template PackedFilter pack(const Plan&, const Filter<const S>&, int);                                           \
+    template void convolve(const Plan&, const Image<const S>&, const Filter<const S>&, const S*, const Image<S>&,   \
+                           int64_t, int64_t, int);                                                                  \
+    template void conv2d_packed(const PackedFilter&, const Image<const S>&, const S*, const Image<S>&, int64_t,     \
+                                int64_t, int);                                                                      \
+    template void convolve_weight_grad(const Plan&, const Image<const S>&, const Image<const S>&, const Filter<S>&, \
+                                       int64_t, int64_t, int);
+GCONV_INSTANTIATE(float)
+GCONV_INSTANTIATE(double)
+GCONV_INSTANTIATE(bfloat16)
+GCONV_INSTANTIATE(float16)
 
 }  // namespace gconv

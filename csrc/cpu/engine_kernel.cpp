@@ -1,13 +1,15 @@
 // The kernels of one instruction set: compiled once per set; GCONV_ISA names it, the compiler's flags choose it.
 //
 // Mapping      a tile of pixels per thread (engine.cpp). For each chunk of taps x channels the tile's planes are
-//              gathered, transformed and written to an A panel, which the products read at once from L1 / L2.
+//              gathered, transformed and written to an A panel, which the products read at once from L1 / L2. A panel
+//              is [coefficient][tap][pixel][channel]: a row of pixels is one stream, whatever the number of channels.
 // Tile sizes   micro-kernel of 6 x 2 vectors with 16 vector registers (12 accumulators, 2 of B, 1 broadcast), 12 x 2
-//              with 32. B comes in panels of 2 vectors of columns; a last panel of 1 vector keeps narrow layers from
-//              computing padding. Chunk and tile lengths: kernels.h, kPanelBytes in engine.cpp.
-// Accumulator  the scalar type, float or double: products over a chunk in registers, chunks added in memory.
-// Work         per pixel 2 K^2 C_in C_out sum(dim^2 columns) FLOPs in products: C4 6 and D4 12 where a bank has 16 and
-//              64. A tile reads its window of x once per tap, B once, and writes each output once.
+//              with 32. B comes in panels of 2 vectors of columns; a last panel of 1 vector, or half of one, 12 rows
+//              high, keeps narrow layers from computing padding. Chunk and tile lengths: kernels.h, engine.cpp.
+// Accumulator  float, or double for double: products over a chunk in registers, chunks added in memory. Half precision
+//              is widened in the gather and rounded once, in the epilogue.
+// Work         per pixel 2 K^2 C_in C_out m FLOPs in products, m = 2, 5, 4, 12 for C2 (D1), C4, D2, D4 where a bank has
+//              4, 16, 16, 64. A tile reads its window of x once per tap, B once, and writes each output once.
 // Determinism  the order of every sum depends on the sizes only, not on the threads or where a pixel falls in a tile.
 //
 // Only plain data and file-local functions here: an inline function of the standard library compiled with these flags
@@ -17,100 +19,91 @@
 
 #include "butterfly.h"
 #include "kernels.h"
+#include "vector.h"
 
 namespace gconv {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
 constexpr int kRows = 12;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-constexpr int kRows = 6;
+constexpr int kNarrowBytes = 32;  // AVX-512 machines run half a vector at no loss or at half the loss
+#elif defined(__aarch64__)
+constexpr int kRows = 12;
+constexpr int kNarrowBytes = kVectorBytes;
 #else
-constexpr int kVectorBytes = 16;
 constexpr int kRows = 6;
+constexpr int kNarrowBytes = kVectorBytes;
 #endif
 
-// A vector of `bytes`, and the same at any address.
-template <typename T, int bytes>
-struct Vector {
-    typedef T type __attribute__((vector_size(bytes)));
-    typedef T loose __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
-    static type load(const T* p) { return *reinterpret_cast<const loose*>(p); }
-    static void store(T* p, type v) { *reinterpret_cast<loose*>(p) = v; }
-};
-
-template <typename T>
-struct Vector<T, static_cast<int>(sizeof(T))> {
-    typedef T type;
-    static type load(const T* p) { return *p; }
-    static void store(T* p, type v) { *p = v; }
-};
-
-// Calls body<bytes>(first) over [0, count), with full vectors, then ever smaller ones.
+// Calls body<bytes>(first) over [0, count) in vectors, as wide as fit. The last one may overlap the one before: bodies
+// write the same values twice.
 template <typename T, int bytes, typename Body>
-inline void sweep(int64_t first, int64_t count, const Body& body) {
-    constexpr int lanes = bytes / sizeof(T);
-    for (; first + lanes <= count; first += lanes) body.template operator()<bytes>(first);
+GCONV_INLINE void sweep(int64_t count, const Body body) {
+    constexpr int64_t lanes = bytes / sizeof(T);
     if constexpr (lanes > 1) {
-        if (first < count) sweep<T, (bytes > 16 ? bytes / 2 : static_cast<int>(sizeof(T))), Body>(first, count, body);
+        if (count < lanes) return sweep<T, (bytes > 16 ? bytes / 2 : static_cast<int>(sizeof(T))), Body>(count, body);
     }
+    int64_t at = 0;
+    for (; at + lanes <= count; at += lanes) body.template operator()<bytes>(at);
+    if (lanes > 1 && at < count) body.template operator()<bytes>(count - lanes);
 }
 
-// Reads planes x[i] (i < planes) and writes coefficients y[c], over `count` adjacent channels.
-template <typename T, Butterfly kind>
+// Reads planes x[i] and writes coefficients y[c], over adjacent elements. Copies the pointers, which a store could
+// otherwise change for all that the compiler knows.
+template <typename S, Butterfly kind>
 struct Analysis {
-    const Transform& transform;
-    const T* const* x;
-    T* const* y;
+    using T = typename Compute<S>::type;
+    int planes;
+    const S* x[kPlanes<kind> ? kPlanes<kind> : kMaxOrder];
+    T* y[kPlanes<kind> ? kCoefficients<kind> : kMaxOrder];
+
+    Analysis(int planes, int coefficients, const S* const* from, T* const* to) : planes(planes) {
+        for (int i = 0; i < (kPlanes<kind> ? kPlanes<kind> : planes); ++i) x[i] = from[i];
+        for (int c = 0; c < (kPlanes<kind> ? kCoefficients<kind> : coefficients); ++c) y[c] = to[c];
+    }
 
     template <int bytes>
-    inline void operator()(int64_t at) const {
+    GCONV_INLINE void operator()(int64_t at) const {
         using V = Vector<T, bytes>;
         if constexpr (kind == Butterfly::identity) {
-            for (int i = 0; i < transform.planes; ++i) V::store(y[i] + at, V::load(x[i] + at));
-        } else if constexpr (kind == Butterfly::general) {
-            for (int c = 0; c < transform.coefficients; ++c) {
-                typename V::type sum{};
-                for (int i = 0; i < transform.planes; ++i)
-                    sum += static_cast<T>(transform.matrix[c * transform.planes + i]) * V::load(x[i] + at);
-                V::store(y[c] + at, sum);
-            }
+            for (int i = 0; i < planes; ++i) V::store(y[i] + at, V::load(x[i] + at));
+        } else if constexpr (kind == Butterfly::sum) {
+            auto sum = V::load(x[0] + at);
+            for (int i = 1; i < planes; ++i) sum += V::load(x[i] + at);
+            V::store(y[0] + at, sum);
         } else {
-            typename V::type in[kPlanes<kind>], out[kPlanes<kind>];
+            typename V::type in[kPlanes<kind>], out[kCoefficients<kind>];
             for (int i = 0; i < kPlanes<kind>; ++i) in[i] = V::load(x[i] + at);
             forward<kind>(in, out);
-            for (int i = 0; i < kPlanes<kind>; ++i) V::store(y[i] + at, out[i]);
+            for (int i = 0; i < kCoefficients<kind>; ++i) V::store(y[i] + at, out[i]);
         }
     }
 };
 
 // Reads coefficients y[c] and writes planes x[i], plus the bias.
-template <typename T, Butterfly kind>
+template <typename S, Butterfly kind>
 struct Synthesis {
-    const Transform& transform;
-    const T* const* y;
-    T* const* x;
+    using T = typename Compute<S>::type;
+    int planes;
+    const T* y[kPlanes<kind> ? kCoefficients<kind> : kMaxOrder];
+    S* x[kPlanes<kind> ? kPlanes<kind> : kMaxOrder];
     const T* bias;
 
+    Synthesis(int planes, const T* const* from, S* const* to, const T* bias) : planes(planes), bias(bias) {
+        for (int c = 0; c < (kPlanes<kind> ? kCoefficients<kind> : planes); ++c) y[c] = from[c];
+        for (int i = 0; i < (kPlanes<kind> ? kPlanes<kind> : planes); ++i) x[i] = to[i];
+    }
+
     template <int bytes>
-    inline void operator()(int64_t at) const {
+    GCONV_INLINE void operator()(int64_t at) const {
         using V = Vector<T, bytes>;
         typename V::type shift{};
         if (bias) shift = V::load(bias + at);
-        if constexpr (kind == Butterfly::identity) {
-            for (int i = 0; i < transform.planes; ++i) V::store(x[i] + at, V::load(y[i] + at) + shift);
-        } else if constexpr (kind == Butterfly::general) {
-            for (int i = 0; i < transform.planes; ++i) {
-                typename V::type sum = shift;
-                for (int c = 0; c < transform.coefficients; ++c)
-                    sum += static_cast<T>(transform.matrix[c * transform.planes + i]) * V::load(y[c] + at);
-                V::store(x[i] + at, sum);
-            }
+        if constexpr (kind == Butterfly::identity || kind == Butterfly::sum) {
+            for (int i = 0; i < planes; ++i) V::store(x[i] + at, V::load(y[i] + at) + shift);
         } else {
-            typename V::type in[kPlanes<kind>], out[kPlanes<kind>];
-            for (int i = 0; i < kPlanes<kind>; ++i) in[i] = V::load(y[i] + at);
+            typename V::type in[kCoefficients<kind>], out[kPlanes<kind>];
+            for (int i = 0; i < kCoefficients<kind>; ++i) in[i] = V::load(y[i] + at);
             transposed<kind>(in, out);
             for (int i = 0; i < kPlanes<kind>; ++i) V::store(x[i] + at, out[i] + shift);
         }
@@ -122,186 +115,289 @@ inline void dispatch(Butterfly kind, const Arguments&... arguments) {
     switch (kind) {
         case Butterfly::identity:
             return Body<Butterfly::identity>::run(arguments...);
+        case Butterfly::sum:
+            return Body<Butterfly::sum>::run(arguments...);
         case Butterfly::c2:
             return Body<Butterfly::c2>::run(arguments...);
-        case Butterfly::c4:
-            return Body<Butterfly::c4>::run(arguments...);
+        case Butterfly::c4_in:
+            return Body<Butterfly::c4_in>::run(arguments...);
+        case Butterfly::c4_out:
+            return Body<Butterfly::c4_out>::run(arguments...);
         case Butterfly::d2:
             return Body<Butterfly::d2>::run(arguments...);
         case Butterfly::d4:
             return Body<Butterfly::d4>::run(arguments...);
-        case Butterfly::general:
-            return Body<Butterfly::general>::run(arguments...);
     }
 }
 
-template <typename T>
+// The pixels [begin, end) of a run whose window has column `column` of the first pixel's inside the image.
+inline void columns_inside(int64_t column, int64_t stride, int64_t width, int64_t count, int64_t* begin, int64_t* end) {
+    *begin = column >= 0 ? 0 : (-column + stride - 1) / stride;
+    *end = column >= width ? 0 : (width - column + stride - 1) / stride;
+    if (*end > count) *end = count;
+    if (*begin > *end) *begin = *end;
+}
+
+template <typename S>
 struct Gathering {
+    using T = typename Compute<S>::type;
+
     template <Butterfly kind>
     struct Of {
-        static void run(const Gather<T>& job, const Tile& tile, const Chunk& chunk, T* panel) {
-            const int planes = job.transform->planes, coefficients = job.transform->coefficients;
-            const int64_t k = chunk.k;
-            T* start[kMaxOrder];
+        // One tap of a run: pixels between two borders read the same planes, those outside the image read zeros.
+        static void tap(const Gather<S>& job, const Run& run, const Chunk& chunk, bool interior, int tap,
+                        const Steps& to, T* start) {
+            const int planes = kPlanes<kind> ? kPlanes<kind> : job.transform->planes;
+            const int coefficients = kPlanes<kind> ? kCoefficients<kind> : job.transform->coefficients;
+            const int64_t length = chunk.channels;
+            const S* from[kMaxOrder];
+            int64_t begin[kMaxOrder], end[kMaxOrder];
+            for (int i = 0; i < planes; ++i) {
+                const int at = tap * planes + i;
+                from[i] = job.data + (run.input_offset + job.tap_offset[at] + chunk.first_channel);
+                begin[i] = 0;
+                end[i] = run.count;
+                if (interior) continue;
+                const int64_t row = run.row + job.tap_row[at];
+                if (row < 0 || row >= job.height)
+                    end[i] = 0;
+                else
+                    columns_inside(run.column + job.tap_column[at], job.stride, job.width, run.count, begin + i,
+                                   end + i);
+            }
+            const S* in[kMaxOrder];
             int64_t step[kMaxOrder];
-            for (int c = 0; c < coefficients; ++c) {
-                step[c] = job.coefficient_dim[c] * k;
-                start[c] = panel + (job.coefficient_offset[c] * tile.capacity + job.coefficient_start[c]) * k;
-            }
-            const T* in[kMaxOrder];
-            T* out[kMaxOrder];
-            for (int pixel = 0; pixel < tile.count; ++pixel) {
-                const int64_t row = tile.row[pixel], column = tile.column[pixel];
-                const bool interior = row >= 0 && column >= 0 && row + job.filter_size <= job.height &&
-                                      column + job.filter_size <= job.width;
-                for (int c = 0; c < coefficients; ++c) out[c] = start[c] + pixel * step[c];
-                for (int tap = chunk.first_tap; tap < chunk.first_tap + chunk.taps; ++tap) {
-                    for (int i = 0; i < planes; ++i) {
-                        const int at = tap * planes + i;
-                        const int64_t y = row + job.tap_row[at], x = column + job.tap_column[at];
-                        const bool inside = interior || (y >= 0 && x >= 0 && y < job.height && x < job.width);
-                        in[i] = inside
-                                    ? job.data + (tile.input_offset[pixel] + job.tap_offset[at] + chunk.first_channel)
-                                    : job.zeros;
-                    }
-                    sweep<T, kVectorBytes>(0, chunk.channels, Analysis<T, kind>{*job.transform, in, out});
-                    for (int c = 0; c < coefficients; ++c) out[c] += chunk.channels;
+            for (int64_t first = 0, next; first < run.count; first = next) {
+                next = run.count;
+                bool inside = true;
+                for (int i = 0; i < planes; ++i) {
+                    const bool here = first >= begin[i] && first < end[i];
+                    const int64_t border = here ? end[i] : first < begin[i] ? begin[i] : run.count;
+                    if (border < next) next = border;
+                    in[i] = here ? from[i] + first * job.pixel_step : job.zeros;
+                    step[i] = here ? job.pixel_step : 0;
+                    inside &= here;
                 }
-            }
-            const int64_t missing = tile.capacity - tile.count;
-            if (missing == 0) return;
-            for (int c = 0; c < coefficients; ++c)
-                for (int pixel = tile.count; pixel < tile.capacity; ++pixel)
-                    std::memset(start[c] + pixel * step[c], 0, k * sizeof(T));
-        }
-    };
-};
-
-template <typename T>
-void gather(const Gather<T>& job, const Tile& tile, const Chunk& chunk, T* panel) {
-    dispatch<Gathering<T>::template Of>(job.transform->kind, job, tile, chunk, panel);
-}
-
-template <typename T>
-struct Synthesising {
-    template <Butterfly kind>
-    struct Of {
-        static void run(const Spectrum<T>& job, const Tile& tile, const T* buffer, const T* bias, T* image) {
-            const T* in[kMaxOrder];
-            T* out[kMaxOrder];
-            for (int pixel = 0; pixel < tile.count; ++pixel) {
-                for (int c = 0; c < job.transform->coefficients; ++c)
-                    in[c] = buffer + job.coefficient_offset[c] + pixel * job.coefficient_lead[c];
-                for (int i = 0; i < job.transform->planes; ++i)
-                    out[i] = image + (tile.output_offset[pixel] + job.plane_offset[i]);
-                sweep<T, kVectorBytes>(0, job.channels, Synthesis<T, kind>{*job.transform, in, out, bias});
-            }
-        }
-    };
-};
-
-template <typename T>
-void synthesise(const Spectrum<T>& job, const Tile& tile, const T* buffer, const T* bias, T* image) {
-    dispatch<Synthesising<T>::template Of>(job.transform->kind, job, tile, buffer, bias, image);
-}
-
-template <typename T>
-struct Analysing {
-    template <Butterfly kind>
-    struct Of {
-        static void run(const Spectrum<T>& job, const Tile& tile, const T* image, T* buffer) {
-            const int coefficients = job.transform->coefficients;
-            const T* in[kMaxOrder];
-            T* out[kMaxOrder];
-            for (int pixel = 0; pixel < tile.capacity; ++pixel) {
-                for (int c = 0; c < coefficients; ++c)
-                    out[c] = buffer + job.coefficient_offset[c] + pixel * job.coefficient_lead[c];
-                if (pixel >= tile.count) {
-                    for (int c = 0; c < coefficients; ++c) std::memset(out[c], 0, job.channels * sizeof(T));
+                T* out[kMaxOrder];
+                for (int c = 0; c < coefficients; ++c) out[c] = start + c * to.coefficient + first * to.pixel;
+                if (inside && job.pixel_step == length && to.pixel == length) {
+                    sweep<T, kVectorBytes>((next - first) * length, Analysis<S, kind>(planes, coefficients, in, out));
                     continue;
                 }
-                for (int i = 0; i < job.transform->planes; ++i)
-                    in[i] = image + (tile.output_offset[pixel] + job.plane_offset[i]);
-                sweep<T, kVectorBytes>(0, job.channels, Analysis<T, kind>{*job.transform, in, out});
+                for (int64_t pixel = first; pixel < next; ++pixel) {
+                    sweep<T, kVectorBytes>(length, Analysis<S, kind>(planes, coefficients, in, out));
+                    for (int i = 0; i < planes; ++i) in[i] += step[i];
+                    for (int c = 0; c < coefficients; ++c) out[c] += to.pixel;
+                }
             }
+        }
+
+        static void run(const Gather<S>& job, const Tile& tile, const Chunk& chunk, const Steps& to, T* panel) {
+            const int coefficients = job.transform->coefficients;
+            for (int r = 0; r < tile.runs; ++r) {
+                const Run& run = tile.run[r];
+                const bool interior = run.row >= 0 && run.column >= 0 && run.row + job.filter_size <= job.height &&
+                                      run.column + (run.count - 1) * job.stride + job.filter_size <= job.width;
+                for (int t = 0; t < chunk.taps; ++t)
+                    tap(job, run, chunk, interior, chunk.first_tap + t, to, panel + t * to.tap + run.first * to.pixel);
+            }
+            for (int pixel = tile.count; pixel < tile.capacity; ++pixel)
+                for (int c = 0; c < coefficients; ++c)
+                    for (int t = 0; t < chunk.taps; ++t)
+                        std::memset(panel + c * to.coefficient + t * to.tap + pixel * to.pixel, 0,
+                                    chunk.channels * sizeof(T));
         }
     };
 };
 
-template <typename T>
-void analyse(const Spectrum<T>& job, const Tile& tile, const T* image, T* buffer) {
-    dispatch<Analysing<T>::template Of>(job.transform->kind, job, tile, image, buffer);
+template <typename S>
+void gather(const Gather<S>& job, const Tile& tile, const Chunk& chunk, const Steps& to,
+            typename Compute<S>::type* panel) {
+    dispatch<Gathering<S>::template Of>(job.transform->kind, job, tile, chunk, to, panel);
 }
 
-// c (kRows x width vectors) = or += sum_k a[row * row_step + k * step] b[k * lead_b + column].
-template <typename T, int width, bool accumulate>
-inline void micro_kernel(int64_t k, const T* a, int64_t row_step, int64_t step, const T* b, int64_t lead_b, T* c,
-                         int64_t lead_c) {
-    using V = Vector<T, kVectorBytes>;
-    constexpr int lanes = kVectorBytes / sizeof(T);
-    typename V::type sum[kRows][width] = {};
-    for (; k > 0; --k) {
-        typename V::type right[width];
-        for (int j = 0; j < width; ++j) right[j] = V::load(b + j * lanes);
-        for (int i = 0; i < kRows; ++i) {
-            const T left = a[i * row_step];
-            for (int j = 0; j < width; ++j) sum[i][j] += left * right[j];
+// Calls body(planes, coefficients) with pointers to every pixel of a tile: of its planes in the image and its
+// coefficients in the buffer.
+template <Butterfly kind, typename S, typename P, typename T, typename Body>
+GCONV_INLINE void each_pixel(const Spectrum<S>& job, const Tile& tile, P* image, T* buffer, const Body& body) {
+    const int planes = kPlanes<kind> ? kPlanes<kind> : job.transform->planes;
+    const int coefficients = kPlanes<kind> ? kCoefficients<kind> : job.transform->coefficients;
+    P* x[kMaxOrder];
+    T* y[kMaxOrder];
+    for (int r = 0; r < tile.runs; ++r) {
+        const Run& run = tile.run[r];
+        for (int i = 0; i < planes; ++i) x[i] = image + (run.output_offset + job.plane_offset[i]);
+        for (int c = 0; c < coefficients; ++c) y[c] = buffer + job.offset[c] + run.first * job.lead[c];
+        for (int pixel = 0; pixel < run.count; ++pixel) {
+            body(planes, coefficients, x, y);
+            for (int i = 0; i < planes; ++i) x[i] += job.pixel_step;
+            for (int c = 0; c < coefficients; ++c) y[c] += job.lead[c];
         }
-        a += step;
-        b += lead_b;
     }
-    for (int i = 0; i < kRows; ++i)
+}
+
+template <typename S>
+struct Synthesising {
+    using T = typename Compute<S>::type;
+
+    template <Butterfly kind>
+    struct Of {
+        static void run(const Spectrum<S>& job, const Tile& tile, const T* buffer, const T* bias, S* image) {
+            each_pixel<kind>(job, tile, image, buffer, [&](int planes, int, S* const* x, const T* const* y) {
+                sweep<T, kVectorBytes>(job.channels, Synthesis<S, kind>(planes, y, x, bias));
+            });
+        }
+    };
+};
+
+template <typename S>
+void synthesise(const Spectrum<S>& job, const Tile& tile, const typename Compute<S>::type* buffer,
+                const typename Compute<S>::type* bias, S* image) {
+    dispatch<Synthesising<S>::template Of>(job.transform->kind, job, tile, buffer, bias, image);
+}
+
+template <typename S>
+struct Analysing {
+    using T = typename Compute<S>::type;
+
+    template <Butterfly kind>
+    struct Of {
+        static void run(const Spectrum<S>& job, const Tile& tile, const S* image, T* buffer) {
+            each_pixel<kind>(job, tile, image, buffer,
+                             [&](int planes, int coefficients, const S* const* x, T* const* y) {
+                                 sweep<T, kVectorBytes>(job.channels, Analysis<S, kind>(planes, coefficients, x, y));
+                             });
+            for (int pixel = tile.count; pixel < tile.capacity; ++pixel)
+                for (int c = 0; c < job.transform->coefficients; ++c)
+                    std::memset(buffer + job.offset[c] + pixel * job.lead[c], 0, job.channels * sizeof(T));
+        }
+    };
+};
+
+template <typename S>
+void analyse(const Spectrum<S>& job, const Tile& tile, const S* image, typename Compute<S>::type* buffer) {
+    dispatch<Analysing<S>::template Of>(job.transform->kind, job, tile, image, buffer);
+}
+
+// c (rows x width vectors) = or += sum over k of a[row * row_step + k * step] b[k * lead_b + column]; k runs through
+// `segments` pieces of `length`, segment_step apart in a.
+template <typename T, int bytes, int rows, int width, bool accumulate>
+GCONV_INLINE void micro_kernel(int64_t segments, int64_t segment_step, int64_t length, const T* a, int64_t row_step,
+                               int64_t step, const T* b, int64_t lead_b, T* c, int64_t lead_c) {
+    using V = Vector<T, bytes>;
+    constexpr int lanes = bytes / sizeof(T);
+    typename V::type sum[rows][width] = {};
+    for (; segments > 0; --segments) {
+        const T* from = a;
+        for (int64_t k = length; k > 0; --k) {
+            typename V::type right[width];
+            for (int j = 0; j < width; ++j) right[j] = V::load(b + j * lanes);
+            for (int i = 0; i < rows; ++i) {
+                const T left = from[i * row_step];
+                for (int j = 0; j < width; ++j) sum[i][j] += left * right[j];
+            }
+            from += step;
+            b += lead_b;
+        }
+        a += segment_step;
+    }
+    for (int i = 0; i < rows; ++i)
         for (int j = 0; j < width; ++j) {
             T* at = c + i * lead_c + j * lanes;
             V::store(at, accumulate ? V::load(at) + sum[i][j] : sum[i][j]);
         }
 }
 
-template <typename T, bool accumulate>
-void multiply_packed(int64_t m, int64_t n, int64_t k, const T* a, const T* b, T* c) {
-    constexpr int64_t lanes = kVectorBytes / sizeof(T);
-    for (int64_t column = 0; column < n; column += 2 * lanes) {
-        const bool wide = column + lanes < n;
-        for (int64_t row = 0; row < m; row += kRows) {
-            T* to = c + row * n + column;
-            if (wide)
-                micro_kernel<T, 2, accumulate>(k, a + row * k, k, 1, b + column * k, 2 * lanes, to, n);
-            else
-                micro_kernel<T, 1, accumulate>(k, a + row * k, k, 1, b + column * k, lanes, to, n);
-        }
+// Calls body<bytes, rows, width>(column, width in elements) for every panel of n columns.
+template <typename T, typename Body>
+GCONV_INLINE void each_panel(int64_t n, const Body& body) {
+    constexpr int64_t lanes = kVectorBytes / sizeof(T), narrow = kNarrowBytes / sizeof(T);
+    for (int64_t column = 0, width; column < n; column += width) {
+        width = panel_width(n - column, lanes, narrow);
+        if (width == 2 * lanes)
+            body.template operator()<kVectorBytes, kRows, 2>(column, width);
+        else if (width == lanes)
+            body.template operator()<kVectorBytes, kRowUnit, 1>(column, width);
+        else
+            body.template operator()<kNarrowBytes, kRowUnit, 1>(column, width);
     }
 }
 
+template <typename T, bool accumulate>
+struct Product {
+    int64_t m, n, segments, length;
+    const T *a, *b;
+    T* c;
+
+    template <int bytes, int rows, int width>
+    GCONV_INLINE void operator()(int64_t column, int64_t columns) const {
+        for (int64_t row = 0; row < m; row += rows)
+            micro_kernel<T, bytes, rows, width, accumulate>(segments, m * length, length, a + row * length, length, 1,
+                                                            b + column * segments * length, columns,
+                                                            c + row * n + column, n);
+    }
+};
+
 template <typename T>
-void multiply(bool accumulate, int64_t m, int64_t n, int64_t k, const T* a, const T* b, T* c) {
-    accumulate ? multiply_packed<T, true>(m, n, k, a, b, c) : multiply_packed<T, false>(m, n, k, a, b, c);
+void multiply(bool accumulate, int64_t m, int64_t n, int64_t segments, int64_t length, const T* a, const T* b, T* c) {
+    accumulate ? each_panel<T>(n, Product<T, true>{m, n, segments, length, a, b, c})
+               : each_panel<T>(n, Product<T, false>{m, n, segments, length, a, b, c});
 }
+
+template <typename T>
+struct TransposedProduct {
+    int64_t m, k;
+    const T* a;
+    int64_t lead_a;
+    const T* b;
+    int64_t lead_b;
+    T* c;
+    int64_t lead_c;
+
+    template <int bytes, int rows, int width>
+    GCONV_INLINE void operator()(int64_t column, int64_t) const {
+        for (int64_t row = 0; row < m; row += rows)
+            micro_kernel<T, bytes, rows, width, true>(1, 0, k, a + row, 1, lead_a, b + column, lead_b,
+                                                      c + row * lead_c + column, lead_c);
+    }
+};
 
 template <typename T>
 void multiply_transposed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lead_a, const T* b, int64_t lead_b, T* c,
                          int64_t lead_c) {
-    constexpr int64_t lanes = kVectorBytes / sizeof(T);
-    for (int64_t column = 0; column < n; column += 2 * lanes) {
-        const bool wide = column + lanes < n;
-        for (int64_t row = 0; row < m; row += kRows) {
-            T* to = c + row * lead_c + column;
-            if (wide)
-                micro_kernel<T, 2, true>(k, a + row, 1, lead_a, b + column, lead_b, to, lead_c);
-            else
-                micro_kernel<T, 1, true>(k, a + row, 1, lead_a, b + column, lead_b, to, lead_c);
-        }
-    }
+    each_panel<T>(n, TransposedProduct<T>{m, k, a, lead_a, b, lead_b, c, lead_c});
 }
 
 template <typename T>
-constexpr Kernels<T> kKernels = {
-    kRows,
-    static_cast<int>(kVectorBytes / sizeof(T)),
-    &gather<T>,
-    &multiply<T>,
-    &multiply_transposed<T>,
-    &synthesise<T>,
-    &analyse<T>,
+void add_signed(int sign, const T* from, int64_t count, T* to) {
+    if (sign > 0)
+        for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+    if (sign < 0)
+        for (int64_t i = 0; i < count; ++i) to[i] -= from[i];
+}
+
+// Twelve independent chains hide the latency of an addition.
+template <typename T>
+int64_t multiply_add_loop(int64_t steps) {
+    constexpr int64_t lanes = kVectorBytes / sizeof(T);
+    T c[12 * lanes] = {};
+    T a[12] = {}, b[lanes] = {};
+    asm volatile("" : : "r"(a), "r"(b) : "memory");  // they could be anything
+    micro_kernel<T, kVectorBytes, 12, 1, false>(1, 0, steps, a, 1, 0, b, 0, c, lanes);
+    return c[0] == T{0} ? steps * 2 * 12 * lanes : 0;
+}
+
+template <typename S>
+constexpr Kernels<S> kKernels = {
+    static_cast<int>(kVectorBytes / sizeof(typename Compute<S>::type)),
+    static_cast<int>(kNarrowBytes / sizeof(typename Compute<S>::type)),
+    &gather<S>,
+    &multiply<typename Compute<S>::type>,
+    &multiply_transposed<typename Compute<S>::type>,
+    &synthesise<S>,
+    &analyse<S>,
+    &add_signed<typename Compute<S>::type>,
+    &multiply_add_loop<typename Compute<S>::type>,
 };
 
 }  // namespace
@@ -311,6 +407,7 @@ constexpr Kernels<T> kKernels = {
 #define GCONV_TEXT2(isa) #isa
 #define GCONV_TEXT(isa) GCONV_TEXT2(isa)
 
-extern const InstructionSet GCONV_NAME(GCONV_ISA) = {GCONV_TEXT(GCONV_ISA), &kKernels<float>, &kKernels<double>};
+extern const InstructionSet GCONV_NAME(GCONV_ISA) = {GCONV_TEXT(GCONV_ISA), &kKernels<float>, &kKernels<double>,
+                                                     &kKernels<bfloat16>, &kKernels<float16>};
 
 }  // namespace gconv

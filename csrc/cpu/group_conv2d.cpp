@@ -4,25 +4,40 @@
 
 namespace gconv {
 
-template <typename T>
-void group_conv2d(const Group& group, const Image<const T>& x, const Filter<const T>& weight, const T* bias,
-                  const Image<T>& out, int64_t stride, int64_t padding, int threads) {
-    convolve(*group.group_plan, "group_conv2d", x, weight, bias, out, stride, padding, threads);
+template <typename S>
+void group_conv2d(const Group& group, const Image<const S>& x, const Filter<const S>& weight, const S* bias,
+                  const Image<S>& out, int64_t stride, int64_t padding, int threads) {
+    convolve(*group.group_plan, x, weight, bias, out, stride, padding, threads);
 }
 
-template <typename T>
-void group_conv2d_weight_grad(const Group& group, const Image<const T>& x, const Image<const T>& grad_out,
-                              const Filter<T>& grad_weight, int64_t stride, int64_t padding, int threads) {
-    convolve_weight_grad(*group.group_plan, "group_conv2d_weight_grad", x, grad_out, grad_weight, stride, padding,
-                         threads);
+template <typename S>
+void group_conv2d_adjoint(const Group& group, const Image<const S>& x, const Filter<const S>& weight,
+                          const Image<S>& out, int64_t padding, int threads) {
+    convolve<S>(*group.group_adjoint_plan, x, weight, nullptr, out, 1, padding, threads);
 }
 
-#define GCONV_INSTANTIATE(T)                                                                                           \
-    template void group_conv2d(const Group&, const Image<const T>&, const Filter<const T>&, const T*, const Image<T>&, \
+template <typename S>
+void group_conv2d_weight_grad(const Group& group, const Image<const S>& x, const Image<const S>& grad_out,
+                              const Filter<S>& grad_weight, int64_t stride, int64_t padding, int threads) {
+    convolve_weight_grad(*group.group_plan, x, grad_out, grad_weight, stride, padding, threads);
+}
+
+template <typename S>
+PackedFilter pack_group_conv2d(const Group& group, const Filter<const S>& weight, int threads) {
+    return pack(*group.group_plan, weight, threads);
+}
+
+#define GCONV_INSTANTIATE(S)                                                                                           \
+    template void group_conv2d(const Group&, const Image<const S>&, const Filter<const S>&, const S*, const Image<S>&, \
                                int64_t, int64_t, int);                                                                 \
-    template void group_conv2d_weight_grad(const Group&, const Image<const T>&, const Image<const T>&,                 \
-                                           const Filter<T>&, int64_t, int64_t, int);
+    template void group_conv2d_adjoint(const Group&, const Image<const S>&, const Filter<const S>&, const Image<S>&,   \
+                                       int64_t, int);                                                                  \
+    template void group_conv2d_weight_grad(const Group&, const Image<const S>&, const Image<const S>&,                 \
+                                           const Filter<S>&, int64_t, int64_t, int);                                   \
+    template PackedFilter pack_group_conv2d(const Group&, const Filter<const S>&, int);
 GCONV_INSTANTIATE(float)
 GCONV_INSTANTIATE(double)
+GCONV_INSTANTIATE(bfloat16)
+GCONV_INSTANTIATE(float16)
 
 }  // namespace gconv

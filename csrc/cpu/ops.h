@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "kernels.h"
 
 namespace gconv {
 
@@ -48,34 +51,63 @@ class Group {
     std::vector<int32_t> action;   // [element][2][2] on (row, column) offsets
     std::vector<Irrep> irreps;
 
-    std::unique_ptr<const Plan> group_plan, lifting_plan, lifting_adjoint_plan;
+    std::unique_ptr<const Plan> group_plan, group_adjoint_plan, lifting_plan, lifting_adjoint_plan;
 };
+
+// In all convolutions S is float, double, bfloat16 or float16; half precision is summed in float and rounded once.
 
 // out(x, g) = sum_s sum_d f(stride x - padding + idx(g s d), g s) W(s d, s) + bias.
 // x (N, C_in, |G|, H, W), weight (C_out, C_in, |G|, K, K), bias null or (C_out), out (N, C_out, |G|, H', W').
-template <typename T>
-void group_conv2d(const Group& group, const Image<const T>& x, const Filter<const T>& weight, const T* bias,
-                  const Image<T>& out, int64_t stride, int64_t padding, int threads);
+template <typename S>
+void group_conv2d(const Group& group, const Image<const S>& x, const Filter<const S>& weight, const S* bias,
+                  const Image<S>& out, int64_t stride, int64_t padding, int threads);
+
+// The transpose in x of the above at stride 1 and its padding K - 1 - padding: x (N, C_out, |G|, H, W) is the gradient
+// of its output, weight its filter (C_out, C_in, |G|, K, K), out (N, C_in, |G|, H', W').
+template <typename S>
+void group_conv2d_adjoint(const Group& group, const Image<const S>& x, const Filter<const S>& weight,
+                          const Image<S>& out, int64_t padding, int threads);
 
 // The gradient of <grad_out, group_conv2d(x, weight)> with respect to weight, written over grad_weight.
-template <typename T>
-void group_conv2d_weight_grad(const Group& group, const Image<const T>& x, const Image<const T>& grad_out,
-                              const Filter<T>& grad_weight, int64_t stride, int64_t padding, int threads);
+template <typename S>
+void group_conv2d_weight_grad(const Group& group, const Image<const S>& x, const Image<const S>& grad_out,
+                              const Filter<S>& grad_weight, int64_t stride, int64_t padding, int threads);
 
-// out(x, s) = sum_d f(stride x - padding + idx(s d)) W(d) + bias. x (N, C_in, 1, H, W), weight (C_out, C_in, 1, K, K).
-template <typename T>
-void lifting_conv2d(const Group& group, const Image<const T>& x, const Filter<const T>& weight, const T* bias,
-                    const Image<T>& out, int64_t stride, int64_t padding, int threads);
+// out(x, s) = sum_d f(stride x - padding + d) W(s^-1 d) + bias. x (N, C_in, 1, H, W), weight (C_out, C_in, 1, K, K).
+template <typename S>
+void lifting_conv2d(const Group& group, const Image<const S>& x, const Filter<const S>& weight, const S* bias,
+                    const Image<S>& out, int64_t stride, int64_t padding, int threads);
 
-template <typename T>
-void lifting_conv2d_weight_grad(const Group& group, const Image<const T>& x, const Image<const T>& grad_out,
-                                const Filter<T>& grad_weight, int64_t stride, int64_t padding, int threads);
+// As group_conv2d_adjoint: x (N, C_out, |G|, H, W), weight (C_out, C_in, 1, K, K), out (N, C_in, 1, H', W').
+template <typename S>
+void lifting_conv2d_adjoint(const Group& group, const Image<const S>& x, const Filter<const S>& weight,
+                            const Image<S>& out, int64_t padding, int threads);
 
-// out(y) = sum_d sum_s f(y - padding + idx(s d), s) V(d): the sum over the group comes before the product.
-// x (N, C_in, |G|, H, W), weight (C_out, C_in, 1, K, K), out (N, C_out, 1, H', W').
-template <typename T>
-void lifting_conv2d_adjoint(const Group& group, const Image<const T>& x, const Filter<const T>& weight,
-                            const Image<T>& out, int64_t padding, int threads);
+template <typename S>
+void lifting_conv2d_weight_grad(const Group& group, const Image<const S>& x, const Image<const S>& grad_out,
+                                const Filter<S>& grad_weight, int64_t stride, int64_t padding, int threads);
+
+struct InstructionSet;
+
+// A filter transformed for the kernels of one instruction set, to be used many times.
+struct PackedFilter {
+    const Plan* plan;
+    const InstructionSet* set;
+    int64_t out_channels, in_channels, size;
+    bool wide;  // double; else float
+    std::shared_ptr<const void> values;
+    int64_t bytes;
+};
+
+template <typename S>
+PackedFilter pack_group_conv2d(const Group& group, const Filter<const S>& weight, int threads);
+template <typename S>
+PackedFilter pack_lifting_conv2d(const Group& group, const Filter<const S>& weight, int threads);
+
+// group_conv2d or lifting_conv2d with a packed filter of the same group; S is double if and only if `wide`.
+template <typename S>
+void conv2d_packed(const PackedFilter& filter, const Image<const S>& x, const S* bias, const Image<S>& out,
+                   int64_t stride, int64_t padding, int threads);
 
 enum class PoolMode { max, mean };
 
@@ -98,5 +130,14 @@ void group_pool_select(const Image<const T>& x, const Image<const uint8_t>& inde
 std::vector<std::string> instruction_sets();        // built in and supported by this machine, the best last
 std::string instruction_set();                      // the one in use
 void use_instruction_set(const std::string& name);  // for tests; not while ops run
+
+// FLOP/s that `threads` threads reach with multiplications and additions in registers, float32.
+double fma_peak(int threads);
+
+// Where the time of the convolutions goes, summed over threads, between profile(true) and profile(false).
+enum class Stage { pack_filter, gather, multiply, epilogue, gradient, unpack_filter };
+constexpr int kStages = 6;
+void profile(bool on);
+std::vector<std::pair<std::string, double>> profile_seconds();
 
 }  // namespace gconv

@@ -15,44 +15,84 @@ void require(bool condition, const char* op, const std::string& what) {
 
 namespace {
 
-template <Butterfly kind>
-Transform named_transform() {
-    constexpr int planes = kPlanes<kind>;
-    Transform transform{kind, planes, planes, {}};
+// A group's irreps as a butterfly computes them: rows [coefficient][plane], a complex irrep as two rows.
+struct Pattern {
+    Butterfly in, out;
+    int planes;
+    std::vector<int> rows;
+};
+
+template <Butterfly in, Butterfly out>
+Pattern make_pattern() {
+    constexpr int planes = kPlanes<in>;
+    Pattern pattern{in, out, planes, std::vector<int>(planes * planes)};
     for (int i = 0; i < planes; ++i) {
-        int x[planes] = {}, y[planes];
+        int x[planes] = {}, y[kCoefficients<in>];
         x[i] = 1;
-        forward<kind>(x, y);
-        for (int c = 0; c < planes; ++c) transform.matrix[c * planes + i] = static_cast<int8_t>(y[c]);
+        forward<in>(x, y);
+        if constexpr (in == Butterfly::c4_in) y[3] += y[2];  // im - re
+        for (int c = 0; c < planes; ++c) pattern.rows[c * planes + i] = y[c];
     }
-    return transform;
+    return pattern;
 }
 
-Transform identity_transform(int planes) {
-    Transform transform{Butterfly::identity, planes, planes, {}};
-    for (int i = 0; i < planes; ++i) transform.matrix[i * planes + i] = 1;
-    return transform;
-}
-
-// Finds the order of planes in which the rows of `matrix` are, in some order, the rows of `named`.
-bool match(const Transform& named, const std::vector<int8_t>& matrix, std::vector<int>& order, std::vector<int>& rows) {
-    const int n = named.planes;
+// Finds the order of planes in which the rows of `matrix` are those of the pattern: row r is row place[r]. The rows of
+// an irrep of dimension 2, four or two of them from `first`, keep their order.
+bool match(const Pattern& pattern, const std::vector<int8_t>& matrix, int first, std::vector<int>& order,
+           std::vector<int>& place) {
+    const int n = pattern.planes;
     order.resize(n);
-    rows.resize(n);
+    place.resize(n);
     std::iota(order.begin(), order.end(), 0);
     do {
-        bool found = true;
-        for (int c = 0; c < n && found; ++c) {
-            found = false;
-            for (int r = 0; r < n && !found; ++r) {
-                found = true;
-                for (int i = 0; i < n && found; ++i) found = named.matrix[c * n + i] == matrix[r * n + order[i]];
-                if (found) rows[c] = r;
+        bool all = true;
+        for (int c = 0; c < n && all; ++c) {
+            all = false;
+            for (int r = 0; r < n && !all; ++r) {
+                all = true;
+                for (int i = 0; i < n && all; ++i) all = pattern.rows[c * n + i] == matrix[r * n + order[i]];
+                if (all) place[r] = c;
             }
         }
-        if (found) return true;
+        for (int r = first + 1; r < n && all; ++r) all = place[r] == place[r - 1] + 1;
+        if (all) return true;
     } while (std::next_permutation(order.begin(), order.end()));
     return false;
+}
+
+std::vector<int> counted(int n) {
+    std::vector<int> numbers(n);
+    std::iota(numbers.begin(), numbers.end(), 0);
+    return numbers;
+}
+
+int inverse(const Group& group, int element) {
+    int other = 0;
+    while (group.product[element * group.order + other] != 0) ++other;
+    return other;
+}
+
+// Appends the products of an irrep: one, or three for a complex number a + i b = rho[0][0] + i rho[1][0].
+void add_blocks(const Group& group, const Irrep& irrep, Plan& plan, int first) {
+    const int n = group.order, d = irrep.dim;
+    const bool complex = irrep.columns < d;
+    const auto entry = [&](int s, int i, int k) { return irrep.matrices[(s * d + i) * d + k]; };
+    const double scale = static_cast<double>(d) / n;
+    if (!complex) {
+        plan.blocks.push_back({d, d, irrep.columns, first, first});
+        plan.filter_scale.push_back(scale);
+        for (int i = 0; i < d; ++i)
+            for (int k = 0; k < d; ++k)
+                for (int s = 0; s < n; ++s) plan.filter_matrix.push_back(entry(s, i, k));
+        return;
+    }
+    for (int term = 0; term < 3; ++term) {  // a + b, a, b: butterfly.h
+        plan.blocks.push_back({1, 1, 1, first + term, first + term});
+        plan.filter_scale.push_back(scale);
+        for (int s = 0; s < n; ++s)
+            plan.filter_matrix.push_back(
+                static_cast<int8_t>((term < 2 ? entry(s, 0, 0) : 0) + (term != 1 ? entry(s, 1, 0) : 0)));
+    }
 }
 
 }  // namespace
@@ -60,21 +100,21 @@ bool match(const Transform& named, const std::vector<int8_t>& matrix, std::vecto
 Plan make_group_plan(const Group& group) {
     const int n = group.order;
     Plan plan{};
+    plan.op = "group_conv2d";
     plan.group = &group;
     plan.filter_planes = n;
-    std::vector<int8_t> matrix(n * n);  // [first + j * dim + k][h] = rho(h)[j][k]
-    int first = 0;
+    plan.filter_source = plan.filter_elements = counted(n);
+    std::vector<int8_t> matrix;  // [irrep, column j, row k][h] = rho(h)[j][k], the independent rows
+    int last = 0;                // row at which an irrep of dimension 2, if any, starts
+    bool complex = false;
     for (const Irrep& irrep : group.irreps) {
-        const int d = irrep.dim;
-        plan.blocks.push_back({d, irrep.columns, first});
-        plan.filter_scale.push_back(static_cast<double>(d) / n);
-        for (int j = 0; j < irrep.columns; ++j)
-            for (int k = 0; k < d; ++k)
-                for (int h = 0; h < n; ++h) matrix[(first + j * d + k) * n + h] = irrep.matrices[(h * d + j) * d + k];
-        for (int i = 0; i < d; ++i)
-            for (int k = 0; k < d; ++k)
-                for (int s = 0; s < n; ++s) plan.filter_matrix.push_back(irrep.matrices[(s * d + i) * d + k]);
-        first += irrep.columns * d;
+        const int d = irrep.dim, rows = irrep.columns * d;
+        require(last == 0 || d == 1, "Group", "at most one irrep of dimension 2 is known, the last one");
+        require(d == 1 || &irrep == &group.irreps.back(), "Group", "the irrep of dimension 2 must be the last one");
+        if (d > 1) last = static_cast<int>(matrix.size()) / n;
+        complex = complex || irrep.columns < d;
+        for (int row = 0; row < rows; ++row)
+            for (int h = 0; h < n; ++h) matrix.push_back(irrep.matrices[(h * d + row / d) * d + row % d]);
     }
     for (int a = 0; a < n; ++a)
         for (int b = 0; b < a; ++b) {
@@ -82,54 +122,74 @@ Plan make_group_plan(const Group& group) {
             for (int h = 0; h < n; ++h) dot += matrix[a * n + h] * matrix[b * n + h];
             require(dot == 0, "Group", "irreps must be irreducible and inequivalent");
         }
-    std::vector<Transform> candidates;
-    if (n == 1) candidates = {identity_transform(1)};
-    if (n == 2) candidates = {named_transform<Butterfly::c2>()};
-    if (n == 4) candidates = {named_transform<Butterfly::c4>(), named_transform<Butterfly::d2>()};
-    if (n == 8) candidates = {named_transform<Butterfly::d4>()};
-    for (const Transform& candidate : candidates)
-        if (match(candidate, matrix, plan.elements, plan.in_coefficient)) {
-            plan.in = candidate;
-            break;
-        }
-    if (plan.in.planes == 0) {
-        plan.in = {Butterfly::general, n, n, {}};
-        std::copy(matrix.begin(), matrix.end(), plan.in.matrix);
-        plan.elements.resize(n);
-        std::iota(plan.elements.begin(), plan.elements.end(), 0);
-        plan.in_coefficient = plan.elements;
+    std::vector<int> place;  // of the rows among the butterfly's coefficients
+    if (n == 1) {
+        plan.in = plan.out = {Butterfly::identity, 1, 1};
+        plan.elements = place = {0};
     }
-    plan.out = plan.in;
-    plan.out_coefficient = plan.in_coefficient;
+    for (const Pattern& pattern :
+         {make_pattern<Butterfly::c2, Butterfly::c2>(), make_pattern<Butterfly::c4_in, Butterfly::c4_out>(),
+          make_pattern<Butterfly::d2, Butterfly::d2>(), make_pattern<Butterfly::d4, Butterfly::d4>()}) {
+        if (pattern.planes != n || complex != (pattern.in != pattern.out) ||
+            !match(pattern, matrix, last ? last : n, plan.elements, place))
+            continue;
+        plan.in = {pattern.in, n, n + complex};
+        plan.out = {pattern.out, n, n + complex};
+        break;
+    }
+    require(plan.in.planes == n, "Group", "must be one of C1, C2, C4, D1, D2, D4 with these irreps");
+    int row = 0;
+    for (const Irrep& irrep : group.irreps) {
+        add_blocks(group, irrep, plan, place[row]);
+        row += irrep.columns * irrep.dim;
+    }
     plan.source = plan.target = plan.elements;
+    return plan;
+}
+
+Plan make_group_adjoint_plan(const Group& group) {
+    Plan plan = make_group_plan(group);
+    plan.op = "group_conv2d_adjoint";
+    plan.adjoint = true;
+    for (int s = 0; s < group.order; ++s) plan.filter_source[s] = inverse(group, s);
+    plan.filter_elements.assign(group.order, 0);
     return plan;
 }
 
 Plan make_lifting_plan(const Group& group) {
     const int n = group.order;
     Plan plan{};
+    plan.op = "lifting_conv2d";
     plan.group = &group;
-    plan.in = plan.out = identity_transform(n);
-    plan.elements.resize(n);
-    std::iota(plan.elements.begin(), plan.elements.end(), 0);
-    plan.source.assign(n, 0);
-    plan.target = plan.in_coefficient = plan.out_coefficient = plan.elements;
-    plan.blocks = {{1, n, 0}};
+    plan.in = {Butterfly::identity, 1, 1};
+    plan.out = {Butterfly::identity, n, n};
+    plan.elements = plan.source = {0};
+    plan.target = counted(n);
+    plan.blocks = {{1, n, 1, 0, 0}};
     plan.filter_planes = 1;
-    plan.filter_matrix = {1};
+    plan.filter_source.assign(n, 0);
+    for (int s = 0; s < n; ++s) {
+        plan.filter_elements.push_back(inverse(group, s));
+        for (int t = 0; t < n; ++t) plan.filter_matrix.push_back(s == t);
+    }
     plan.filter_scale = {1.0};
     return plan;
 }
 
 Plan make_lifting_adjoint_plan(const Group& group) {
-    Plan plan = make_lifting_plan(group);
-    const int n = group.order;
-    plan.in = {Butterfly::general, n, 1, {}};
-    std::fill_n(plan.in.matrix, n, int8_t{1});
-    plan.out = identity_transform(1);
-    plan.source = plan.elements;
-    plan.target = plan.in_coefficient = plan.out_coefficient = {0};
-    plan.blocks = {{1, 1, 0}};
+    Plan plan{};
+    plan.op = "lifting_conv2d_adjoint";
+    plan.group = &group;
+    plan.in = {Butterfly::sum, group.order, 1};
+    plan.out = {Butterfly::identity, 1, 1};
+    plan.elements = plan.source = counted(group.order);
+    plan.target = {0};
+    plan.blocks = {{1, 1, 1, 0, 0}};
+    plan.filter_planes = 1;
+    plan.adjoint = true;
+    plan.filter_source = plan.filter_elements = {0};
+    plan.filter_matrix = {1};
+    plan.filter_scale = {1.0};
     return plan;
 }
 
@@ -166,6 +226,7 @@ Group::Group(int order, std::vector<int32_t> product, std::vector<int32_t> actio
     }
     require(sum == n, "Group", "the sum of dim * columns over the irreps must be the order");
     group_plan = std::make_unique<Plan>(make_group_plan(*this));
+    group_adjoint_plan = std::make_unique<Plan>(make_group_adjoint_plan(*this));
     lifting_plan = std::make_unique<Plan>(make_lifting_plan(*this));
     lifting_adjoint_plan = std::make_unique<Plan>(make_lifting_adjoint_plan(*this));
 }

@@ -244,3 +244,4 @@ void each_case(const std::string& name, int cases, const Body& body) {
 void test_group_conv2d();
 void test_lifting_conv2d();
 void test_group_pool();
+void test_half();

@@ -68,6 +68,29 @@ void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
     gconv::group_conv2d_weight_grad(*lattice.group, x.read(), out.read(), grad_w.filter, s.stride, s.padding,
                                     s.threads);
     CHECK(equal(grad_w, weight_grad_by_definition(lattice, x, out, s)));
+
+    const auto packed = gconv::pack_group_conv2d(*lattice.group, w.read(), s.threads);
+    const Map<T> again(s.batch, s.c_out, lattice.order, s.out_height(), s.out_width());
+    gconv::conv2d_packed(packed, x.read(), static_cast<const T*>(bias.get()), again.image, s.stride, s.padding,
+                         s.threads);
+    CHECK(equal(again, convolve_by_definition(lattice, x, w, bias.get(), s)));
+
+    // The transpose in x: W*(p, s) = W(-s^-1 p, s^-1)^T at stride 1.
+    Sizes adjoint = s;
+    adjoint.stride = 1;
+    std::swap(adjoint.c_in, adjoint.c_out);
+    const Map<T> grad(s.batch, s.c_out, lattice.order, s.height, s.width);
+    const Map<T> grad_x(s.batch, s.c_in, lattice.order, adjoint.out_height(), adjoint.out_width());
+    randomise(random, grad);
+    const Weight<T> transposed(s.c_in, s.c_out, lattice.order, s.size);
+    for (int g = 0; g < lattice.order; ++g)
+        for (int64_t tap = 0; tap < s.size * s.size; ++tap) {
+            const int64_t from = s.size * s.size - 1 - moved(lattice, lattice.inverse[g], tap, s.size);
+            for (int64_t o = 0; o < s.c_out; ++o)
+                for (int64_t c = 0; c < s.c_in; ++c) transposed(c, o, g, tap) = w(o, c, lattice.inverse[g], from);
+        }
+    gconv::group_conv2d_adjoint(*lattice.group, grad.read(), w.read(), grad_x.image, s.padding, s.threads);
+    CHECK(equal(grad_x, convolve_by_definition<T>(lattice, grad, transposed, nullptr, adjoint)));
 }
 
 }  // namespace

@@ -48,20 +48,26 @@ void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
                                       s.threads);
     CHECK(equal(grad, expected_grad));
 
-    // out(y) = sum_s sum_d f(y - padding + s d, s) V(d), stride 1.
+    // The transpose in x at stride 1: grad(y - K + 1 + padding', s) meets the filter's tap that put it there.
     Sizes adjoint = s;
     adjoint.stride = 1;
-    const Map<T> planes(s.batch, s.c_in, lattice.order, s.height, s.width);
-    const Map<T> sums(s.batch, s.c_out, 1, adjoint.out_height(), adjoint.out_width());
-    const Map<T> expected_sums(s.batch, s.c_out, 1, adjoint.out_height(), adjoint.out_width());
+    const Map<T> planes(s.batch, s.c_out, lattice.order, s.height, s.width);
+    const Map<T> sums(s.batch, s.c_in, 1, adjoint.out_height(), adjoint.out_width());
+    const Map<T> expected_sums(s.batch, s.c_in, 1, adjoint.out_height(), adjoint.out_width());
     randomise(random, planes);
-    std::fill_n(expected_sums.memory.get(), s.batch * s.c_out * adjoint.out_height() * adjoint.out_width(), T{0});
+    std::fill_n(expected_sums.memory.get(), s.batch * s.c_in * adjoint.out_height() * adjoint.out_width(), T{0});
+    const int64_t last = s.size * s.size - 1;
     each_product(lattice, adjoint,
                  [&](auto n, auto o, auto g, auto y, auto z, auto c, auto tap, auto row, auto column) {
-                     expected_sums(n, o, 0, y, z) += padded(planes, n, c, g, row, column) * weight(o, c, 0, tap);
+                     expected_sums(n, c, 0, y, z) += padded(planes, n, o, g, row, column) * weight(o, c, 0, last - tap);
                  });
     gconv::lifting_conv2d_adjoint(*lattice.group, planes.read(), weight.read(), sums.image, s.padding, s.threads);
     CHECK(equal(sums, expected_sums));
+
+    const auto packed = gconv::pack_lifting_conv2d(*lattice.group, weight.read(), s.threads);
+    const Map<T> again(s.batch, s.c_out, lattice.order, h, w);
+    gconv::conv2d_packed<T>(packed, x.read(), nullptr, again.image, s.stride, s.padding, s.threads);
+    CHECK(equal(again, expected));
 }
 
 }  // namespace
@@ -72,7 +78,8 @@ void test_lifting_conv2d() {
 
     const Lattice d4(4, true);
     run("lifting_conv2d: rejects sizes that do not fit", [&] {
-        const Map<float> x(1, 3, 1, 5, 5), planes(1, 3, 8, 5, 5), out(1, 2, 8, 3, 3), sums(1, 2, 1, 3, 3);
+        const Map<float> x(1, 3, 1, 5, 5), planes(1, 3, 8, 5, 5), out(1, 2, 8, 3, 3), sums(1, 3, 1, 3, 3);
+        const Map<float> grad(1, 2, 8, 5, 5), grad_x(1, 2, 1, 5, 5);
         const Weight<float> w(2, 3, 1, 3), full(2, 3, 8, 3);
         const auto lift = [&](const Map<float>& from, const Weight<float>& filter, const Map<float>& to) {
             return rejects([&] {
@@ -87,9 +94,10 @@ void test_lifting_conv2d() {
         CHECK(lift(planes, w, out));
         CHECK(lift(x, full, out));
         CHECK(lift(x, w, sums));
-        CHECK(!adjoint(planes, w, sums));
-        CHECK(adjoint(x, w, sums));
-        CHECK(adjoint(planes, full, sums));
-        CHECK(adjoint(planes, w, out));
+        CHECK(!adjoint(grad, w, sums));
+        CHECK(adjoint(grad_x, w, sums));
+        CHECK(adjoint(planes, w, sums));
+        CHECK(adjoint(grad, full, sums));
+        CHECK(adjoint(grad, w, out));
     });
 }

@@ -27,7 +27,7 @@ def unavailable(name: str, x: Tensor) -> str | None:
     if x.device.type != "cpu":
         return f"it runs on CPU tensors, and x is on {x.device.type}"
     if x.dtype not in cpu.DTYPES:
-        return f"it computes in float32 and float64, and x is {x.dtype}"
+        return f"it knows {', '.join(cpu.DTYPES.values())}, and x is {x.dtype}"
     return None
 
 

@@ -1,11 +1,13 @@
 """The native CPU engine: the group-Fourier algorithm in C++ (csrc/cpu), called on raw pointers.
 
-float32 and float64. The gradient in the input is a convolution with the adjoint filter, so the native code has one
-convolution and one filter gradient; see the derivation in csrc/cpu/engine.h.
+The gradient in the input is a convolution with the adjoint filter, so the native code has one convolution and one
+filter gradient; see the derivation in csrc/cpu/engine.h. Half precision is computed in float32 and rounded once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -14,12 +16,38 @@ import torch
 from torch import Tensor
 
 from gconv import build, layout
-from gconv.backends import filters
 from gconv.groups import Cosets, PlanarGroup
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 _native: Any = build.native()
+
+
+def fma_peak(threads: int) -> float:
+    """FLOP/s of float32 multiply-adds in registers, with the instruction set in use: the ceiling of every kernel."""
+    return _native.fma_peak(threads)
+
+
+@contextmanager
+def profile() -> Iterator[dict[str, float]]:
+    """Times the stages of every native convolution in the block; not for use from several threads at once.
+
+    Yields:
+        A dict that is filled on exit: stage ("pack filter", "gather" with the butterflies, "multiply", "epilogue",
+        "gradient", "unpack filter") to seconds, summed over threads.
+    """
+    stages: dict[str, float] = {}
+    _native.profile(True)
+    try:
+        yield stages
+    finally:
+        _native.profile(False)
+        stages.update(_native.profile_seconds())
 
 
 @cache
@@ -89,13 +117,12 @@ def conv2d_input_grad(
     if stride > 1 or margin < 0:
         reach = weight.shape[-1] - 1
         grad_out, margin = _spread(grad_out, stride, margin, (height + reach, width + reach)), 0
-    if weight.dim() == 5:
-        return conv2d(grad_out, filters.adjoint(weight, group), None, group, 1, margin)
-    grad_out = _channels_last(grad_out)
-    reflected = weight.flip(-2, -1).transpose(0, 1).contiguous()
-    grad_x = layout.empty(grad_out, (grad_out.shape[0], weight.shape[1], height, width))
-    _native.lifting_conv2d_adjoint(
-        _native_group(group), DTYPES[grad_out.dtype], *_views(grad_out, reflected, grad_x),
+    grad_out, weight = _channels_last(grad_out), weight.contiguous()
+    lifting = weight.dim() == 4
+    grad_x = layout.empty(grad_out, (grad_out.shape[0], *weight.shape[1:-2], height, width))
+    run = _native.lifting_conv2d_adjoint if lifting else _native.group_conv2d_adjoint
+    run(
+        _native_group(group), DTYPES[grad_out.dtype], *_views(grad_out, weight, grad_x),
         margin, torch.get_num_threads(),
     )  # fmt: skip
     return grad_x
