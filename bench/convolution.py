@@ -104,7 +104,13 @@ def multiplications(case: Case) -> tuple[int, int]:
     plain = case.batch * case.height**2 * case.c_in * case.c_out * case.size**2
     if case.op == "lifting_conv2d":
         return plain * group.order, plain * group.order
-    return plain * sum(irrep.dim**2 * irrep.columns for irrep in group.irreps), plain * group.order**2
+    return plain * sum(map(products, group.irreps)), plain * group.order**2
+
+
+def products(irrep: gconv.Irrep) -> int:
+    """Real products per tap: matrix times columns, or the three of a complex number (C4's pair of characters)."""
+    is_complex = irrep.columns < irrep.dim
+    return 3 if is_complex else irrep.dim**2 * irrep.columns
 
 
 def errors(case: Case, setting: Setting) -> dict[str, float]:

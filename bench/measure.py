@@ -192,6 +192,11 @@ def environment(setting: Setting) -> Row:
     }
 
 
+def has_engine(device: str) -> bool:
+    """Whether the native CPU engine, which measures the FMA peak and takes profiles, is there for this device."""
+    return device == "cpu" and build.native() is not None
+
+
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_model()
 

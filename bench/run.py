@@ -28,9 +28,10 @@ BUDGET_S, QUICK_BUDGET_S = 1.5, 0.3  # of each race
 
 def select(ops: tuple[str, ...], groups: tuple[str, ...], suites: tuple[str, ...], device: str) -> list[Case]:
     """The cases that the options ask for, suite by suite. Only the CPU engine has a profile."""
+    from measure import has_engine
     from runner import module_of
 
-    there = suites or tuple(name for name in SUITES if name != "profile" or device == "cpu")
+    there = tuple(name for name in suites or SUITES if name != "profile" or has_engine(device))
     cases = [case for op in ops or OPS for case in module_of(op).CASES]
     kept = [case for case in cases if case.group in (groups or GROUPS) and case.suite in there]
     return sorted(kept, key=lambda case: SUITES.index(case.suite))

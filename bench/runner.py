@@ -9,7 +9,20 @@ from typing import Any
 
 import memory
 import torch
-from measure import OURS, Case, Contest, Row, Setting, Spread, best_variant, environment, paired_ratios, race, spread
+from measure import (
+    OURS,
+    Case,
+    Contest,
+    Row,
+    Setting,
+    Spread,
+    best_variant,
+    environment,
+    has_engine,
+    paired_ratios,
+    race,
+    spread,
+)
 from targets import judged
 
 import gconv
@@ -115,12 +128,9 @@ class Bench:
 
     def profile(self, contest: Contest) -> Row:
         """Each stage's share of the threads' time, and the products' speed while they run."""
-        take = getattr(cpu, "profile", None)
-        if take is None:
-            return {}
         contest.ours()
         calls, begin = 0, time.perf_counter()
-        with take() as stages:
+        with cpu.profile() as stages:
             while calls < 3 or time.perf_counter() < begin + self.budget_s:
                 contest.ours()
                 calls += 1
@@ -137,11 +147,10 @@ class Bench:
     def fma_peak(self) -> float:
         """The most FLOP/s of float32 multiply-adds on all threads that this run has seen, measured again each time.
 
-        0 on a GPU, where nothing measures it yet.
+        0 where nothing measures it: on a GPU, and without the native engine.
         """
-        measure = getattr(cpu, "fma_peak", None)
-        if measure and self.setting.device == "cpu":
-            self.peak = max(self.peak, *(float(measure(self.setting.threads)) for _ in range(3)))
+        if has_engine(self.setting.device):
+            self.peak = max(self.peak, *(cpu.fma_peak(self.setting.threads) for _ in range(3)))
         return self.peak
 
 

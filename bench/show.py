@@ -112,7 +112,7 @@ def _race_cells(row: Row, quantities: Row) -> dict[str, str]:
 def _profile_cells(row: Row) -> dict[str, str]:
     suite = SUITES["profile"]
     speed = row["quantities"].get(suite.quantity)
-    stages = sorted(row.get("stages", {}).items(), key=lambda stage: -stage[1])
+    stages = sorted(row["stages"].items(), key=lambda stage: -stage[1])
     return {
         suite.label: amount(suite.quantity, speed["median"]) if speed else "not measured",
         "target": verdicts(row, suite.quantity),

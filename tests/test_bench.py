@@ -11,6 +11,7 @@ from typing import Any
 import bench_group_conv2d
 import bench_group_pool
 import bench_lifting_conv2d
+import convolution
 import measure
 import memory
 import pytest
@@ -29,6 +30,8 @@ BENCHES = {
     "lifting_conv2d": bench_lifting_conv2d,
     "group_pool": bench_group_pool,
 }
+ENGINE = measure.has_engine("cpu")
+CASES = 8 if ENGINE else 7
 TINY = Case("group_conv2d", "layers", "C4", 3, 5, 5, "forward", batch=2, quick=True)
 
 
@@ -41,6 +44,7 @@ def tiny_bench(monkeypatch: pytest.MonkeyPatch) -> None:
         Case("group_conv2d", "widths", "D4", 3, 3, 5, "forward", batch=2, quick=True),
         Case("group_conv2d", "eval", "D2", 3, 3, 5, "forward", batch=1, quick=True),
         Case("group_conv2d", "overhead", "C4", 3, 3, 4, "recorded", batch=1, quick=True),
+        *([Case("group_conv2d", "profile", "C4", 3, 3, 4, "forward", batch=1, quick=True)] if ENGINE else []),
     ]
     monkeypatch.setattr(bench_group_conv2d, "CASES", cases)
     monkeypatch.setattr(bench_lifting_conv2d, "CASES", [])
@@ -67,8 +71,8 @@ def test_a_run_appends_one_row_per_case(tmp_path: Path) -> None:
         result = bench("--json", str(path))
         assert result.exit_code == 0, result.output
         rows = rows_of(path)
-        assert len(rows) == 7 * count
-        assert {row["cases"] for row in rows} == {7}
+        assert len(rows) == CASES * count
+        assert {row["cases"] for row in rows} == {CASES}
     row = rows[0]
     assert row["case"] == asdict(TINY)
     assert row["selection"] == "quick"
@@ -138,6 +142,14 @@ def test_paired_ratios_and_their_spread() -> None:
     assert measure.spread([7.0]) == {"median": 7.0, "p20": 7.0, "p80": 7.0}
     assert measure.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
     assert measure.geometric_mean([3.0, 3.0, 3.0]) == pytest.approx(statistics.geometric_mean([3.0] * 3))
+
+
+@pytest.mark.parametrize(("group", "count"), [("C1", 1), ("C2", 2), ("C4", 5), ("D1", 2), ("D2", 4), ("D4", 12)])
+def test_multiplications_are_those_of_the_engine(group: str, count: int) -> None:
+    case = Case("group_conv2d", "layers", group, 3, 5, 7, "forward", batch=2)
+    order = gconv.group_from_name(group).order
+    plain = 2 * 7 * 7 * 3 * 5 * 9
+    assert convolution.multiplications(case) == (count * plain, order**2 * plain)
 
 
 def layer_row(c: int, work: str, ratio: float, group: str = "C4", **changes: Any) -> dict[str, Any]:
