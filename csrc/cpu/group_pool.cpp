@@ -1,19 +1,26 @@
 // Group pooling over left cosets: max (with the winner's position), mean, and their backward passes.
 //
-// Mapping     one image row per item; inner loops run over adjacent channels and vectorise.
-// Accumulator the scalar type. Memory bound: each element is read once and written once.
+// Mapping     a thread takes an equal part of the pooled elements and walks it in the longest stretches that are
+//             adjacent in every image: whole planes of a channels-last map, else rows, else single pixels. The loop
+//             over a stretch is in group_pool_kernel.cpp.
+// Work        memory bound: each element is read once and written once.
 // Determinism every output is one thread's; ties take the first position, the first NaN wins over everything.
 #include <algorithm>
 #include <stdexcept>
 #include <string>
 
 #include "engine.h"
+#include "pool_kernels.h"
 
 namespace gconv {
 namespace {
 
+constexpr int kMaxSize = 255;  // of a coset: positions are bytes
+// Read and written: what a core does in about the time that a team of threads needs to start.
+constexpr int64_t kBytesWorthAThread = 1 << 17;
+
 void check_cosets(const char* op, const std::vector<int32_t>& cosets, int size, int64_t order) {
-    require(size >= 1 && size <= 255 && !cosets.empty() && cosets.size() % size == 0, op,
+    require(size >= 1 && size <= kMaxSize && !cosets.empty() && cosets.size() % size == 0, op,
             "cosets must be (cosets, size) with 1 <= size <= 255");
     for (const int32_t element : cosets)
         require(element >= 0 && element < order, op,
@@ -28,55 +35,82 @@ void check_like(const char* op, const char* name, const Image<X>& full, const Im
     require(full.batch >= 0 && full.channels >= 0 && full.height >= 0 && full.width >= 0, op, "negative size");
 }
 
-// Where one pixel of one plane starts.
-template <typename T>
-T* at(const Image<T>& image, int64_t n, int64_t plane, int64_t row, int64_t column) {
-    return image.data + (n * image.stride_batch + plane * image.stride_plane + row * image.stride_row +
-                         column * image.stride_column);
-}
-
-// Calls body(n, row, column) for every pixel.
-template <typename T, typename Body>
-void for_each_pixel(const Image<T>& image, int threads, const Body& body) {
-    if (image.channels == 0 || image.width == 0) return;
-    const int64_t rows = image.batch * image.height;
-    constexpr int64_t worth_a_thread = 1 << 14;  // elements
-    const int64_t work = rows * image.width * image.channels * image.planes / worth_a_thread;
-    parallel_for(allowed_threads(threads, std::min(rows, work)), rows, [&](int64_t item, int) {
-        for (int64_t column = 0; column < image.width; ++column) body(item / image.height, item % image.height, column);
-    });
+const PoolInstructionSet& current_set() {
+    const std::string name = instruction_set();
+#ifdef GCONV_HAS_AVX512
+    if (name == pool_instruction_set_avx512.name) return pool_instruction_set_avx512;
+#endif
+#ifdef GCONV_HAS_AVX2
+    if (name == pool_instruction_set_avx2.name) return pool_instruction_set_avx2;
+#endif
+    return pool_instruction_set_baseline;
 }
 
 template <typename T>
-void max_pixel(const Image<const T>& x, const Image<T>& out, const Image<uint8_t>& index, const int32_t* coset,
-               int size, int64_t n, int64_t plane, int64_t row, int64_t column) {
-    const int64_t channels = x.channels;
-    T* best = at(out, n, plane, row, column);
-    uint8_t* position = index.data ? at(index, n, plane, row, column) : nullptr;
-    std::copy_n(at(x, n, coset[0], row, column), channels, best);
-    if (position) std::fill_n(position, channels, uint8_t{0});
-    for (int member = 1; member < size; ++member) {
-        const T* from = at(x, n, coset[member], row, column);
-        for (int64_t c = 0; c < channels; ++c) {
-            const T value = from[c], old = best[c];
-            const bool wins = (value > old) | ((value != value) & (old == old));
-            best[c] = wins ? value : old;
-            if (position) position[c] = wins ? static_cast<uint8_t>(member) : position[c];
+const PoolKernels<T>& kernels();
+template <>
+const PoolKernels<float>& kernels<float>() {
+    return *current_set().kernels_float;
+}
+template <>
+const PoolKernels<double>& kernels<double>() {
+    return *current_set().kernels_double;
+}
+
+template <typename T>
+bool rows_are_adjacent(const Image<T>& image) {
+    return image.width == 1 || image.stride_column == image.channels;
+}
+
+template <typename T>
+bool planes_are_adjacent(const Image<T>& image) {
+    return rows_are_adjacent(image) && (image.height == 1 || image.stride_row == image.width * image.channels);
+}
+
+// `length` elements of a pooled plane that are adjacent in every image.
+struct Stretch {
+    int64_t n, coset, row, column, skip, length;  // `skip` elements after the pixel's first channel
+};
+
+template <typename T>
+T* at(const Image<T>& image, int64_t plane, const Stretch& s) {
+    return image.data + (s.n * image.stride_batch + plane * image.stride_plane + s.row * image.stride_row +
+                         s.column * image.stride_column + s.skip);
+}
+
+// Where the stretch starts in every plane of its coset.
+template <typename T>
+void list_planes(const Image<T>& image, const int32_t* coset, int size, const Stretch& s, T** planes) {
+    for (int member = 0; member < size; ++member) planes[member] = at(image, coset[member], s);
+}
+
+// Calls body(stretch) on stretches that cover the pooled image, whose other images are `images`.
+template <typename Body, typename T, typename... Images>
+void for_each_stretch(int size, int threads, const Body& body, const Image<T>& pooled, const Images&... images) {
+    const bool by_row = rows_are_adjacent(pooled) && (rows_are_adjacent(images) && ...);
+    const bool by_plane = planes_are_adjacent(pooled) && (planes_are_adjacent(images) && ...);
+    const int64_t rows = by_plane ? 1 : pooled.height, columns = by_row ? 1 : pooled.width;
+    const int64_t plane = pooled.height * pooled.width * pooled.channels;
+    const int64_t total = pooled.batch * pooled.planes * plane;
+    if (total == 0) return;
+    const int64_t length = plane / (rows * columns);
+    const int parts =
+        allowed_threads(threads, total * (size + 1) * static_cast<int64_t>(sizeof(T)) / kBytesWorthAThread);
+    const int64_t share = (total + parts - 1) / parts;
+    parallel_for(parts, parts, [&](int64_t part, int) {
+        const int64_t end = std::min(total, (part + 1) * share);
+        for (int64_t begin = part * share; begin < end;) {
+            const int64_t pixel = begin / length, row = pixel / columns, coset = row / rows, skip = begin % length;
+            const Stretch s{coset / pooled.planes,
+                            coset % pooled.planes,
+                            row % rows,
+                            pixel % columns,
+                            skip,
+                            std::min(length - skip, end - begin)};
+            body(s);
+            begin += s.length;
         }
-    }
-}
-
-template <typename T>
-void mean_pixel(const Image<const T>& x, const Image<T>& out, const int32_t* coset, int size, int64_t n, int64_t plane,
-                int64_t row, int64_t column) {
-    T* sum = at(out, n, plane, row, column);
-    std::copy_n(at(x, n, coset[0], row, column), x.channels, sum);
-    for (int member = 1; member < size; ++member) {
-        const T* from = at(x, n, coset[member], row, column);
-        for (int64_t c = 0; c < x.channels; ++c) sum[c] += from[c];
-    }
-    const T factor = T{1} / static_cast<T>(size);
-    for (int64_t c = 0; c < x.channels; ++c) sum[c] *= factor;
+    });
 }
 
 }  // namespace
@@ -88,15 +122,16 @@ void group_pool(const Image<const T>& x, const Image<T>& out, const Image<uint8_
     const size_t count = cosets.size() / size;
     check_like("group_pool", "out", x, out, count);
     if (index.data) check_like("group_pool", "index", x, index, count);
-    for_each_pixel(x, threads, [&](int64_t n, int64_t row, int64_t column) {
-        for (size_t i = 0; i < count; ++i) {
-            const int32_t* coset = &cosets[i * size];
-            if (mode == PoolMode::max)
-                max_pixel(x, out, index, coset, size, n, static_cast<int64_t>(i), row, column);
-            else
-                mean_pixel(x, out, coset, size, n, static_cast<int64_t>(i), row, column);
-        }
-    });
+    const PoolKernels<T>& kernel = kernels<T>();
+    const auto body = [&](const Stretch& s) {
+        const T* from[kMaxSize];
+        list_planes(x, &cosets[s.coset * size], size, s, from);
+        if (mode == PoolMode::max)
+            kernel.max(size, from, at(out, s.coset, s), index.data ? at(index, s.coset, s) : nullptr, s.length);
+        else
+            kernel.mean(size, from, at(out, s.coset, s), s.length);
+    };
+    index.data ? for_each_stretch(size, threads, body, out, x, index) : for_each_stretch(size, threads, body, out, x);
 }
 
 template <typename T>
@@ -114,21 +149,17 @@ void group_pool_backward(const Image<const T>& grad_out, const Image<const uint8
     require(mode == PoolMode::mean || index.data || grad_x.batch * grad_x.channels * grad_x.height * grad_x.width == 0,
             op, "index must be given for mode max");
     if (mode == PoolMode::max) check_like(op, "index", grad_x, index, count);
-    const T factor = T{1} / static_cast<T>(size);
-    for_each_pixel(grad_x, threads, [&](int64_t n, int64_t row, int64_t column) {
-        for (size_t i = 0; i < count; ++i) {
-            const int64_t plane = static_cast<int64_t>(i);
-            const T* from = at(grad_out, n, plane, row, column);
-            const uint8_t* position = mode == PoolMode::max ? at(index, n, plane, row, column) : nullptr;
-            for (int member = 0; member < size; ++member) {
-                T* to = at(grad_x, n, cosets[i * size + member], row, column);
-                if (position)
-                    for (int64_t c = 0; c < grad_x.channels; ++c) to[c] = position[c] == member ? from[c] : T{0};
-                else
-                    for (int64_t c = 0; c < grad_x.channels; ++c) to[c] = factor * from[c];
-            }
-        }
-    });
+    const PoolKernels<T>& kernel = kernels<T>();
+    const auto body = [&](const Stretch& s) {
+        T* to[kMaxSize];
+        list_planes(grad_x, &cosets[s.coset * size], size, s, to);
+        if (mode == PoolMode::max)
+            kernel.max_backward(size, at(grad_out, s.coset, s), at(index, s.coset, s), to, s.length);
+        else
+            kernel.mean_backward(size, at(grad_out, s.coset, s), to, s.length);
+    };
+    mode == PoolMode::max ? for_each_stretch(size, threads, body, grad_out, grad_x, index)
+                          : for_each_stretch(size, threads, body, grad_out, grad_x);
 }
 
 template <typename T>
@@ -139,18 +170,13 @@ void group_pool_select(const Image<const T>& x, const Image<const uint8_t>& inde
     const size_t count = cosets.size() / size;
     check_like(op, "out", x, out, count);
     check_like(op, "index", x, index, count);
-    for_each_pixel(x, threads, [&](int64_t n, int64_t row, int64_t column) {
-        for (size_t i = 0; i < count; ++i) {
-            const int64_t plane = static_cast<int64_t>(i);
-            const uint8_t* position = at(index, n, plane, row, column);
-            T* to = at(out, n, plane, row, column);
-            std::fill_n(to, x.channels, T{0});  // an index past the coset selects nothing
-            for (int member = 0; member < size; ++member) {
-                const T* from = at(x, n, cosets[i * size + member], row, column);
-                for (int64_t c = 0; c < x.channels; ++c) to[c] = position[c] == member ? from[c] : to[c];
-            }
-        }
-    });
+    const PoolKernels<T>& kernel = kernels<T>();
+    const auto body = [&](const Stretch& s) {
+        const T* from[kMaxSize];
+        list_planes(x, &cosets[s.coset * size], size, s, from);
+        kernel.select(size, from, at(index, s.coset, s), at(out, s.coset, s), s.length);
+    };
+    for_each_stretch(size, threads, body, out, x, index);
 }
 
 #define GCONV_INSTANTIATE(T)                                                                               \
