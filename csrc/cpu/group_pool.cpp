@@ -10,6 +10,7 @@
 #include <string>
 
 #include "engine.h"
+#include "huge_pages.h"
 #include "pool_kernels.h"
 
 namespace gconv {
@@ -131,6 +132,7 @@ void group_pool(const Image<const T>& x, const Image<T>& out, const Image<uint8_
         else
             kernel.mean(size, from, at(out, s.coset, s), s.length);
     };
+    prefer_huge_pages(out);
     index.data ? for_each_stretch(size, threads, body, out, x, index) : for_each_stretch(size, threads, body, out, x);
 }
 
@@ -158,6 +160,7 @@ void group_pool_backward(const Image<const T>& grad_out, const Image<const uint8
         else
             kernel.mean_backward(size, at(grad_out, s.coset, s), to, s.length);
     };
+    prefer_huge_pages(grad_x);
     mode == PoolMode::max ? for_each_stretch(size, threads, body, grad_out, grad_x, index)
                           : for_each_stretch(size, threads, body, grad_out, grad_x);
 }
@@ -176,6 +179,7 @@ void group_pool_select(const Image<const T>& x, const Image<const uint8_t>& inde
         list_planes(x, &cosets[s.coset * size], size, s, from);
         kernel.select(size, from, at(index, s.coset, s), at(out, s.coset, s), s.length);
     };
+    prefer_huge_pages(out);
     for_each_stretch(size, threads, body, out, x, index);
 }
 

@@ -1,5 +1,6 @@
 // Group pooling against loops over single elements, for every instruction set: ties, NaN, infinities, signed zeros,
 // cosets of any size, stretches of memory of any length.
+#include <algorithm>
 #include <tuple>
 
 #include "check.h"
@@ -214,6 +215,13 @@ void test_group_pool() {
                                  CHECK(out(n, c, coset, y, z) == sum / 2);
                              });
             }
+    });
+    run("group_pool: an output of some huge pages", [&] {
+        const Map<float> x(1, 1, 2, 1024, 1024), out(1, 1, 1, 1024, 1024);
+        std::fill_n(x.memory.get(), 1 << 20, 1.0f);
+        std::fill_n(x.memory.get() + (1 << 20), 1 << 20, 2.0f);
+        gconv::group_pool(x.read(), out.image, {}, {0, 1}, 2, PoolMode::max, 2);
+        CHECK(std::all_of(out.memory.get(), out.memory.get() + (1 << 20), [](float value) { return value == 2; }));
     });
     run("group_pool: cosets of 255", [&] {
         std::vector<int32_t> group(255);
