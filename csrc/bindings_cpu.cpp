@@ -91,14 +91,6 @@ void with_type(const std::string& dtype, const Body& body) {
     if (dtype == "float16") body(gconv::float16{});
 }
 
-// As with_type, for the ops that do not compute in half precision.
-template <typename Body>
-void with_wide_type(const std::string& dtype, const Body& body) {
-    require(dtype == "float32" || dtype == "float64", "dtype must be float32 or float64, got " + dtype);
-    py::gil_scoped_release release;
-    dtype == "float32" ? body(float{}) : body(double{});
-}
-
 gconv::PoolMode pool_mode(const std::string& mode) {
     require(mode == "max" || mode == "mean", "mode must be max or mean, got " + mode);
     return mode == "max" ? gconv::PoolMode::max : gconv::PoolMode::mean;
@@ -243,7 +235,7 @@ void group_pool(const std::string& dtype, const Tensor& x, const Tensor& out, co
     const auto [elements, size] = members(cosets);
     const auto& list = elements;
     const int length = size;
-    with_wide_type(dtype, [&](auto zero) {
+    with_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         gconv::group_pool<T>(image<const T>(x, "x", true), image<T>(out, "out", true), index_image<uint8_t>(index),
                              list, length, pool_mode(mode), threads);
@@ -255,7 +247,7 @@ void group_pool_backward(const std::string& dtype, const Tensor& grad_out, const
     const auto [elements, size] = members(cosets);
     const auto& list = elements;
     const int length = size;
-    with_wide_type(dtype, [&](auto zero) {
+    with_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         gconv::group_pool_backward<T>(image<const T>(grad_out, "grad_out", true), index_image<const uint8_t>(index),
                                       image<T>(grad_x, "grad_x", true), list, length, pool_mode(mode), threads);
@@ -267,7 +259,7 @@ void group_pool_select(const std::string& dtype, const Tensor& x, const Tensor& 
     const auto [elements, size] = members(cosets);
     const auto& list = elements;
     const int length = size;
-    with_wide_type(dtype, [&](auto zero) {
+    with_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         gconv::group_pool_select<T>(image<const T>(x, "x", true), image<const uint8_t>(index, "index", true),
                                     image<T>(out, "out", true), list, length, threads);

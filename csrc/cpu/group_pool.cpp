@@ -57,6 +57,14 @@ template <>
 const PoolKernels<double>& kernels<double>() {
     return *current_set().kernels_double;
 }
+template <>
+const PoolKernels<bfloat16>& kernels<bfloat16>() {
+    return *current_set().kernels_bfloat16;
+}
+template <>
+const PoolKernels<float16>& kernels<float16>() {
+    return *current_set().kernels_float16;
+}
 
 template <typename T>
 bool rows_are_adjacent(const Image<T>& image) {
@@ -192,5 +200,7 @@ void group_pool_select(const Image<const T>& x, const Image<const uint8_t>& inde
                                     const std::vector<int32_t>&, int, int);
 GCONV_INSTANTIATE(float)
 GCONV_INSTANTIATE(double)
+GCONV_INSTANTIATE(bfloat16)
+GCONV_INSTANTIATE(float16)
 
 }  // namespace gconv

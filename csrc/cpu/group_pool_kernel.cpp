@@ -3,7 +3,7 @@
 //
 // Mapping     a few vectors of adjacent elements at a time from every plane of the coset; the winners and their
 //             positions stay in registers, so that each element is read once and each output written once.
-// Accumulator the scalar type. Memory bound beyond the caches; in them the maximum is bound by its comparisons.
+// Accumulator the scalar type, float for half precision. Memory bound beyond the caches; in them the maximum is bound by its comparisons.
 //
 // Only plain data and file-local functions here: an inline function of the standard library compiled with these flags
 // could be the copy that the linker keeps for everyone.
@@ -11,68 +11,46 @@
 #include <cstring>
 
 #include "pool_kernels.h"
+#include "vector.h"
 
 namespace gconv {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
 constexpr int kBlock = 64;  // elements whose positions are narrowed to a cache line of indices, or widened, together
 constexpr int kRun = 4;     // vectors of one plane before the next plane; one took up to 1.4 times as long (AVX2)
 
-// What a type in memory is in registers: its scalar, and an integer as wide for positions in the coset, so that a
-// comparison of elements selects positions too.
 template <typename T>
-struct Registers;
+struct Integer;
 template <>
-struct Registers<float> {
-    using Scalar = float;
-    using Position = int32_t;
+struct Integer<float> {
+    using type = int32_t;
 };
 template <>
-struct Registers<double> {
-    using Scalar = double;
-    using Position = int64_t;
+struct Integer<double> {
+    using type = int64_t;
 };
 
-template <typename T>
-using Scalar = typename Registers<T>::Scalar;
-template <typename T>
-using Position = typename Registers<T>::Position;
+// S is the type in memory.
+template <typename S>
+using Scalar = typename Compute<S>::type;
+// In the coset, as wide as a scalar: a comparison of values selects positions too.
+template <typename S>
+using Position = typename Integer<Scalar<S>>::type;
+template <typename S, int lanes>
+using Values = Vector<Scalar<S>, lanes* static_cast<int>(sizeof(Scalar<S>))>;
+template <typename S, int lanes>
+using Positions = Vector<Position<S>, lanes* static_cast<int>(sizeof(Scalar<S>))>;
 
-// `lanes` adjacent elements, at any address.
-template <typename T, int lanes>
-struct Lanes {
-    typedef Scalar<T> Values __attribute__((vector_size(lanes * sizeof(Scalar<T>))));
-    typedef Position<T> Positions __attribute__((vector_size(lanes * sizeof(Scalar<T>))));
+template <typename S>
+constexpr int kLanes = kVectorBytes / sizeof(Scalar<S>);
 
-    static Values load(const T* p) {
-        Values v;
-        std::memcpy(&v, p, sizeof v);
-        return v;
-    }
-    static void store(T* p, Values v) { std::memcpy(p, &v, sizeof v); }
-    static Positions load_positions(const Position<T>* p) {
-        Positions v;
-        std::memcpy(&v, p, sizeof v);
-        return v;
-    }
-    static void store_positions(Position<T>* p, Positions v) { std::memcpy(p, &v, sizeof v); }
-    static bool any(Positions v) {
-        uint64_t words[(sizeof v + 7) / 8] = {}, all = 0;
-        std::memcpy(words, &v, sizeof v);
-        for (const uint64_t word : words) all |= word;
-        return all != 0;
-    }
-};
-
-template <typename T>
-constexpr int kLanes = kVectorBytes / sizeof(Scalar<T>);
+template <typename P>
+inline bool any(const P& mask) {
+    uint64_t words[sizeof mask / sizeof(uint64_t)], all = 0;
+    std::memcpy(words, &mask, sizeof mask);
+    for (const uint64_t word : words) all |= word;
+    return all != 0;
+}
 
 // The compilers' vectorisers narrow and widen better in a loop than __builtin_convertvector does.
 template <typename From, typename To>
@@ -80,30 +58,31 @@ inline void convert(const From* __restrict from, To* __restrict to, int count) {
     for (int i = 0; i < count; ++i) to[i] = static_cast<To>(from[i]);
 }
 
-template <typename T, bool indexed>
+template <typename S, bool indexed>
 struct Max {
     static constexpr bool reads_index = false, writes_index = indexed;
     int size;
-    const T* const* x;
-    T* out;
+    const S* const* x;
+    S* out;
     uint8_t* index;
 
     template <int lanes, int run>
-    inline void at(int64_t first, Position<T>* positions) const {
-        using L = Lanes<T, lanes>;
-        typename L::Values best[run];
-        typename L::Positions position[run] = {};
-        for (int i = 0; i < run; ++i) best[i] = L::load(x[0] + first + i * lanes);
+    inline void at(int64_t first, Position<S>* positions) const {
+        using V = Values<S, lanes>;
+        using P = Positions<S, lanes>;
+        typename V::type best[run];
+        typename P::type position[run] = {};
+        for (int i = 0; i < run; ++i) best[i] = V::load(x[0] + first + i * lanes);
         for (int member = 1; member < size; ++member)
             for (int i = 0; i < run; ++i) {
-                const typename L::Values value = L::load(x[member] + first + i * lanes);
-                const typename L::Positions stays = (value <= best[i]) | (best[i] != best[i]);
+                const typename V::type value = V::load(x[member] + first + i * lanes);
+                const typename P::type stays = (value <= best[i]) | (best[i] != best[i]);
                 best[i] = stays ? best[i] : value;
-                position[i] = stays ? position[i] : typename L::Positions{} + member;
+                position[i] = stays ? position[i] : typename P::type{} + member;
             }
         for (int i = 0; i < run; ++i) {
-            L::store(out + first + i * lanes, best[i]);
-            if constexpr (indexed) L::store_positions(positions + i * lanes, position[i]);
+            V::store(out + first + i * lanes, best[i]);
+            if constexpr (indexed) P::store(positions + i * lanes, position[i]);
         }
     }
 
@@ -111,187 +90,190 @@ struct Max {
     // is NaN, which no comparison lets win. Stops at the first block whose sum of those members is NaN (or holds
     // infinities of both signs) and returns where it starts.
     inline int64_t ordered_blocks(int64_t first, int64_t count) const {
-        using L = Lanes<T, kLanes<T>>;
+        using V = Values<S, kLanes<S>>;
+        using P = Positions<S, kLanes<S>>;
         for (; first + kBlock <= count; first += kBlock) {
-            Position<T> positions[kBlock];
-            typename L::Values sum{};
-            for (int at = 0; at < kBlock; at += kRun * kLanes<T>) {
-                typename L::Values best[kRun];
-                typename L::Positions position[kRun] = {};
-                for (int i = 0; i < kRun; ++i) best[i] = L::load(x[0] + first + at + i * kLanes<T>);
+            Position<S> positions[kBlock];
+            typename V::type sum{};
+            for (int at = 0; at < kBlock; at += kRun * kLanes<S>) {
+                typename V::type best[kRun];
+                typename P::type position[kRun] = {};
+                for (int i = 0; i < kRun; ++i) best[i] = V::load(x[0] + first + at + i * kLanes<S>);
                 for (int member = 1; member < size; ++member) {
-                    typename L::Values members{};
+                    typename V::type members{};
                     for (int i = 0; i < kRun; ++i) {
-                        const typename L::Values value = L::load(x[member] + first + at + i * kLanes<T>);
-                        const typename L::Positions wins = value > best[i];
+                        const typename V::type value = V::load(x[member] + first + at + i * kLanes<S>);
+                        const typename P::type wins = value > best[i];
                         best[i] = wins ? value : best[i];
-                        position[i] = wins ? typename L::Positions{} + member : position[i];
+                        position[i] = wins ? typename P::type{} + member : position[i];
                         members = i == 0 ? value : members + value;
                     }
                     sum += members;
                 }
                 for (int i = 0; i < kRun; ++i) {
-                    L::store(out + first + at + i * kLanes<T>, best[i]);
-                    if constexpr (indexed) L::store_positions(positions + at + i * kLanes<T>, position[i]);
+                    V::store(out + first + at + i * kLanes<S>, best[i]);
+                    if constexpr (indexed) P::store(positions + at + i * kLanes<S>, position[i]);
                 }
             }
-            if (L::any(sum != sum)) break;
+            if (any(sum != sum)) break;
             if constexpr (indexed) convert(positions, index + first, kBlock);
         }
         return first;
     }
 };
 
-template <typename T>
+template <typename S>
 struct Mean {
     static constexpr bool reads_index = false, writes_index = false;
     int size;
-    Scalar<T> factor;
-    const T* const* x;
-    T* out;
+    Scalar<S> factor;
+    const S* const* x;
+    S* out;
 
     template <int lanes, int run>
-    inline void at(int64_t first, Position<T>*) const {
-        using L = Lanes<T, lanes>;
-        typename L::Values sum[run];
-        for (int i = 0; i < run; ++i) sum[i] = L::load(x[0] + first + i * lanes);
+    inline void at(int64_t first, Position<S>*) const {
+        using V = Values<S, lanes>;
+        typename V::type sum[run];
+        for (int i = 0; i < run; ++i) sum[i] = V::load(x[0] + first + i * lanes);
         for (int member = 1; member < size; ++member)
-            for (int i = 0; i < run; ++i) sum[i] += L::load(x[member] + first + i * lanes);
-        for (int i = 0; i < run; ++i) L::store(out + first + i * lanes, sum[i] * factor);
+            for (int i = 0; i < run; ++i) sum[i] += V::load(x[member] + first + i * lanes);
+        for (int i = 0; i < run; ++i) V::store(out + first + i * lanes, sum[i] * factor);
     }
 };
 
-template <typename T>
+template <typename S>
 struct MaxBackward {
     static constexpr bool reads_index = true, writes_index = false;
     int size;
-    const T* grad_out;
+    const S* grad_out;
     const uint8_t* index;
-    T* const* grad_x;
+    S* const* grad_x;
 
     template <int lanes, int run>
-    inline void at(int64_t first, const Position<T>* positions) const {
-        using L = Lanes<T, lanes>;
-        typename L::Values value[run];
-        typename L::Positions position[run];
-        for (int i = 0; i < run; ++i) value[i] = L::load(grad_out + first + i * lanes);
-        for (int i = 0; i < run; ++i) position[i] = L::load_positions(positions + i * lanes);
+    inline void at(int64_t first, const Position<S>* positions) const {
+        using V = Values<S, lanes>;
+        using P = Positions<S, lanes>;
+        typename V::type value[run];
+        typename P::type position[run];
+        for (int i = 0; i < run; ++i) value[i] = V::load(grad_out + first + i * lanes);
+        for (int i = 0; i < run; ++i) position[i] = P::load(positions + i * lanes);
         for (int member = 0; member < size; ++member) {
-            T* to = grad_x[member] + first;
+            S* to = grad_x[member] + first;
             for (int i = 0; i < run; ++i) {
-                const typename L::Positions won = position[i] == typename L::Positions{} + member;
-                L::store(to + i * lanes, won ? value[i] : typename L::Values{});
+                const typename P::type won = position[i] == typename P::type{} + member;
+                V::store(to + i * lanes, won ? value[i] : typename V::type{});
             }
         }
     }
 };
 
-template <typename T>
+template <typename S>
 struct MeanBackward {
     static constexpr bool reads_index = false, writes_index = false;
     int size;
-    Scalar<T> factor;
-    const T* grad_out;
-    T* const* grad_x;
+    Scalar<S> factor;
+    const S* grad_out;
+    S* const* grad_x;
 
     template <int lanes, int run>
-    inline void at(int64_t first, Position<T>*) const {
-        using L = Lanes<T, lanes>;
-        typename L::Values share[run];
-        for (int i = 0; i < run; ++i) share[i] = L::load(grad_out + first + i * lanes) * factor;
+    inline void at(int64_t first, Position<S>*) const {
+        using V = Values<S, lanes>;
+        typename V::type share[run];
+        for (int i = 0; i < run; ++i) share[i] = V::load(grad_out + first + i * lanes) * factor;
         for (int member = 0; member < size; ++member) {
-            T* to = grad_x[member] + first;
-            for (int i = 0; i < run; ++i) L::store(to + i * lanes, share[i]);
+            S* to = grad_x[member] + first;
+            for (int i = 0; i < run; ++i) V::store(to + i * lanes, share[i]);
         }
     }
 };
 
-template <typename T>
+template <typename S>
 struct Select {
     static constexpr bool reads_index = true, writes_index = false;
     int size;
-    const T* const* x;
+    const S* const* x;
     const uint8_t* index;
-    T* out;
+    S* out;
 
     template <int lanes, int run>
-    inline void at(int64_t first, const Position<T>* positions) const {
-        using L = Lanes<T, lanes>;
-        typename L::Values chosen[run] = {};  // an index past the coset selects nothing
-        typename L::Positions position[run];
-        for (int i = 0; i < run; ++i) position[i] = L::load_positions(positions + i * lanes);
+    inline void at(int64_t first, const Position<S>* positions) const {
+        using V = Values<S, lanes>;
+        using P = Positions<S, lanes>;
+        typename V::type chosen[run] = {};  // an index past the coset selects nothing
+        typename P::type position[run];
+        for (int i = 0; i < run; ++i) position[i] = P::load(positions + i * lanes);
         for (int member = 0; member < size; ++member)
             for (int i = 0; i < run; ++i) {
-                const typename L::Values value = L::load(x[member] + first + i * lanes);
-                chosen[i] = position[i] == typename L::Positions{} + member ? value : chosen[i];
+                const typename V::type value = V::load(x[member] + first + i * lanes);
+                chosen[i] = position[i] == typename P::type{} + member ? value : chosen[i];
             }
-        for (int i = 0; i < run; ++i) L::store(out + first + i * lanes, chosen[i]);
+        for (int i = 0; i < run; ++i) V::store(out + first + i * lanes, chosen[i]);
     }
 };
 
 // Elements first .. first + count, count <= kBlock.
-template <typename T, typename Kernel>
+template <typename S, typename Kernel>
 inline void block(const Kernel& kernel, int64_t first, int count) {
-    Position<T> positions[kBlock];
+    Position<S> positions[kBlock];
     if constexpr (Kernel::reads_index) convert(kernel.index + first, positions, count);
     int i = 0;
-    for (; i + kRun * kLanes<T> <= count; i += kRun * kLanes<T>)
-        kernel.template at<kLanes<T>, kRun>(first + i, positions + i);
-    for (; i + kLanes<T> <= count; i += kLanes<T>) kernel.template at<kLanes<T>, 1>(first + i, positions + i);
+    for (; i + kRun * kLanes<S> <= count; i += kRun * kLanes<S>)
+        kernel.template at<kLanes<S>, kRun>(first + i, positions + i);
+    for (; i + kLanes<S> <= count; i += kLanes<S>) kernel.template at<kLanes<S>, 1>(first + i, positions + i);
     for (; i < count; ++i) kernel.template at<1, 1>(first + i, positions + i);
     if constexpr (Kernel::writes_index) convert(positions, kernel.index + first, count);
 }
 
-template <typename T, typename Kernel>
+template <typename S, typename Kernel>
 inline void sweep(const Kernel& kernel, int64_t count) {
     int64_t first = 0;
-    for (; first + kBlock <= count; first += kBlock) block<T>(kernel, first, kBlock);
-    if (first < count) block<T>(kernel, first, static_cast<int>(count - first));
+    for (; first + kBlock <= count; first += kBlock) block<S>(kernel, first, kBlock);
+    if (first < count) block<S>(kernel, first, static_cast<int>(count - first));
 }
 
-template <typename T, bool indexed>
-inline void sweep_max(const Max<T, indexed>& kernel, int64_t count) {
+template <typename S, bool indexed>
+inline void sweep_max(const Max<S, indexed>& kernel, int64_t count) {
     for (int64_t first = 0; first < count; first += kBlock) {
         first = kernel.ordered_blocks(first, count);
-        if (first < count) block<T>(kernel, first, static_cast<int>(count - first < kBlock ? count - first : kBlock));
+        if (first < count) block<S>(kernel, first, static_cast<int>(count - first < kBlock ? count - first : kBlock));
     }
 }
 
-template <typename T>
-void max(int size, const T* const* x, T* out, uint8_t* index, int64_t count) {
+template <typename S>
+void max(int size, const S* const* x, S* out, uint8_t* index, int64_t count) {
     if (index)
-        sweep_max(Max<T, true>{size, x, out, index}, count);
+        sweep_max(Max<S, true>{size, x, out, index}, count);
     else
-        sweep_max(Max<T, false>{size, x, out, index}, count);
+        sweep_max(Max<S, false>{size, x, out, index}, count);
 }
 
-template <typename T>
-Scalar<T> one_over(int size) {
-    return Scalar<T>{1} / static_cast<Scalar<T>>(size);
+template <typename S>
+Scalar<S> one_over(int size) {
+    return Scalar<S>{1} / static_cast<Scalar<S>>(size);
 }
 
-template <typename T>
-void mean(int size, const T* const* x, T* out, int64_t count) {
-    sweep<T>(Mean<T>{size, one_over<T>(size), x, out}, count);
+template <typename S>
+void mean(int size, const S* const* x, S* out, int64_t count) {
+    sweep<S>(Mean<S>{size, one_over<S>(size), x, out}, count);
 }
 
-template <typename T>
-void max_backward(int size, const T* grad_out, const uint8_t* index, T* const* grad_x, int64_t count) {
-    sweep<T>(MaxBackward<T>{size, grad_out, index, grad_x}, count);
+template <typename S>
+void max_backward(int size, const S* grad_out, const uint8_t* index, S* const* grad_x, int64_t count) {
+    sweep<S>(MaxBackward<S>{size, grad_out, index, grad_x}, count);
 }
 
-template <typename T>
-void mean_backward(int size, const T* grad_out, T* const* grad_x, int64_t count) {
-    sweep<T>(MeanBackward<T>{size, one_over<T>(size), grad_out, grad_x}, count);
+template <typename S>
+void mean_backward(int size, const S* grad_out, S* const* grad_x, int64_t count) {
+    sweep<S>(MeanBackward<S>{size, one_over<S>(size), grad_out, grad_x}, count);
 }
 
-template <typename T>
-void select(int size, const T* const* x, const uint8_t* index, T* out, int64_t count) {
-    sweep<T>(Select<T>{size, x, index, out}, count);
+template <typename S>
+void select(int size, const S* const* x, const uint8_t* index, S* out, int64_t count) {
+    sweep<S>(Select<S>{size, x, index, out}, count);
 }
 
-template <typename T>
-constexpr PoolKernels<T> kKernels = {&max<T>, &mean<T>, &max_backward<T>, &mean_backward<T>, &select<T>};
+template <typename S>
+constexpr PoolKernels<S> kKernels = {&max<S>, &mean<S>, &max_backward<S>, &mean_backward<S>, &select<S>};
 
 }  // namespace
 
@@ -300,6 +282,7 @@ constexpr PoolKernels<T> kKernels = {&max<T>, &mean<T>, &max_backward<T>, &mean_
 #define GCONV_TEXT2(isa) #isa
 #define GCONV_TEXT(isa) GCONV_TEXT2(isa)
 
-extern const PoolInstructionSet GCONV_NAME(GCONV_ISA) = {GCONV_TEXT(GCONV_ISA), &kKernels<float>, &kKernels<double>};
+extern const PoolInstructionSet GCONV_NAME(GCONV_ISA) = {GCONV_TEXT(GCONV_ISA), &kKernels<float>, &kKernels<double>,
+                                                         &kKernels<bfloat16>, &kKernels<float16>};
 
 }  // namespace gconv

@@ -1,7 +1,8 @@
 // Group pooling against loops over single elements, for every instruction set: ties, NaN, infinities, signed zeros,
 // cosets of any size, stretches of memory of any length.
 #include <algorithm>
-#include <tuple>
+#include <cstring>
+#include <utility>
 
 #include "check.h"
 
@@ -129,9 +130,13 @@ struct Case {
         });
     }
 
-    void check_backward(PoolMode mode) const {
+    void backward(PoolMode mode) const {
         gconv::group_pool_backward(grad.read(), mode == PoolMode::max ? index.read() : gconv::Image<const uint8_t>{},
                                    grad_x.image, cosets.elements, cosets.size, mode, threads);
+    }
+
+    void check_backward(PoolMode mode) const {
+        backward(mode);
         each_element(index.image, [&](int64_t n, int64_t c, int64_t coset, int64_t y, int64_t z) {
             const T from = grad(n, c, coset, y, z), share = from * (T{1} / static_cast<T>(cosets.size));
             for (int at = 0; at < cosets.size; ++at) {
@@ -142,9 +147,13 @@ struct Case {
     }
 
     // Indices past the coset select nothing.
-    void check_select() const {
+    void select() const {
         index(0, 0, 0, 0, 0) = static_cast<uint8_t>(cosets.size);
         gconv::group_pool_select(x.read(), index.read(), out.image, cosets.elements, cosets.size, threads);
+    }
+
+    void check_select() const {
+        select();
         each_element(index.image, [&](int64_t n, int64_t c, int64_t coset, int64_t y, int64_t z) {
             const int at = index(n, c, coset, y, z);
             CHECK(same(out(n, c, coset, y, z), at < cosets.size ? member(n, c, coset, at, y, z) : T{0}));
@@ -163,6 +172,11 @@ struct Case {
     }
 };
 
+struct Shape {
+    int64_t channels, width;
+    int threads;
+};
+
 // Sizes with a reason each: below a vector, one past vectors of 4, 8, 16, a block of 64 elements and one past it, two
 // threads' shares that end inside a block.
 template <typename T>
@@ -173,15 +187,94 @@ void one_set(const std::string& set) {
     for (const Cosets& cosets : all)
         for (const Layout layout : {Layout::planes, Layout::rows, Layout::pixels})
             for (const bool special : {false, true})
-                for (const auto& [c, w, threads] : std::vector<std::tuple<int64_t, int64_t, int>>{
-                         {1, 1, 1}, {3, 1, 1}, {5, 1, 1}, {17, 1, 2}, {16, 4, 1}, {65, 1, 2}, {13, 33, 2}}) {
-                    const std::string text = " " + set + " " + std::to_string(cosets.size) + " " + std::to_string(c) +
-                                             " " + std::to_string(w) + " " + std::to_string(static_cast<int>(layout));
-                    run("group_pool" + text,
-                        [&] { Case<T>(cosets, layout, special, 2, c, 3, w, threads, random).check(); });
+                for (const Shape s : {Shape{1, 1, 1}, Shape{3, 1, 1}, Shape{5, 1, 1}, Shape{17, 1, 2}, Shape{16, 4, 1},
+                                      Shape{65, 1, 2}, Shape{13, 33, 2}}) {
+                    const std::string text = " " + set + " " + std::to_string(cosets.size) + " " +
+                                             std::to_string(s.channels) + " " + std::to_string(s.width) + " " +
+                                             std::to_string(static_cast<int>(layout));
+                    run("group_pool" + text, [&] {
+                        Case<T>(cosets, layout, special, 2, s.channels, 3, s.width, s.threads, random).check();
+                    });
                 }
     run("group_pool: a part for each of 3 threads " + set,
         [&] { Case<T>(all[1], Layout::planes, true, 2, 19, 41, 37, 3, random).check(); });
+}
+
+float widened(gconv::bfloat16 half) {
+    const uint32_t bits = uint32_t{half.bits} << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+float widened(gconv::float16 half) {
+    const int exponent = half.bits >> 10 & 31, fraction = half.bits & 1023;
+    const float sign = half.bits & 0x8000 ? -1.0f : 1.0f;
+    if (exponent == 31) return fraction ? std::nanf("") : sign * std::numeric_limits<float>::infinity();
+    return sign * (exponent ? std::ldexp(1024.0f + fraction, exponent - 25) : std::ldexp(1.0f * fraction, -24));
+}
+
+// The half of that value, which there must be.
+template <typename S>
+S narrowed(float value) {
+    static std::vector<std::pair<float, S>> known;
+    for (const auto& [wide, half] : known)
+        if (same(wide, value)) return half;
+    for (int bits = 0; bits < 65536; ++bits) {
+        const S half{static_cast<uint16_t>(bits)};
+        if (same(widened(half), value)) return known.emplace_back(value, half).second;
+    }
+    throw std::runtime_error("no half is " + std::to_string(value));
+}
+
+// A map like one of floats without gaps, all NaN.
+template <typename S>
+struct Halves {
+    std::vector<S> memory;
+    const gconv::Image<float>& like;
+
+    explicit Halves(const Map<float>& map) : memory(map.image.batch * map.image.stride_batch), like(map.image) {
+        for (S& half : memory) half.bits = 0x7fff;
+    }
+    template <typename T>
+    gconv::Image<T> as() {
+        return {memory.data(), like.batch,        like.channels,     like.planes,     like.height,
+                like.width,    like.stride_batch, like.stride_plane, like.stride_row, like.stride_column};
+    }
+    gconv::Image<const S> read() { return as<const S>(); }
+    gconv::Image<S> write() { return as<S>(); }
+    void copy(const Map<float>& map) {
+        std::transform(map.memory.get(), map.memory.get() + memory.size(), memory.begin(), narrowed<S>);
+    }
+    bool equals(const Map<float>& map) const {
+        return std::equal(memory.begin(), memory.end(), map.memory.get(),
+                          [](S half, float value) { return same(widened(half), value); });
+    }
+};
+
+// As in float: all values and all means over 2, 4 or 8 of them are halves.
+template <typename S>
+void half_case(const Cosets& cosets, int64_t c, int64_t w, Random& random) {
+    const Case<float> wide(cosets, Layout::planes, true, 2, c, 3, w, 1, random);
+    Halves<S> x(wide.x), out(wide.out), grad(wide.grad), grad_x(wide.grad_x);
+    x.copy(wide.x);
+    grad.copy(wide.grad);
+    wide.pool(PoolMode::max, true);
+    const Map<uint8_t> index(2, c, cosets.count(), 3, w);
+    gconv::group_pool(x.read(), out.write(), index.image, cosets.elements, cosets.size, PoolMode::max, 1);
+    CHECK(out.equals(wide.out));
+    CHECK(std::equal(index.memory.get(), index.memory.get() + out.memory.size(), wide.index.memory.get()));
+    wide.pool(PoolMode::mean, false);
+    gconv::group_pool(x.read(), out.write(), {}, cosets.elements, cosets.size, PoolMode::mean, 1);
+    CHECK(out.equals(wide.out));
+    for (const PoolMode mode : {PoolMode::max, PoolMode::mean}) {
+        wide.backward(mode);
+        gconv::group_pool_backward(grad.read(), index.read(), grad_x.write(), cosets.elements, cosets.size, mode, 1);
+        CHECK(grad_x.equals(wide.grad_x));
+    }
+    wide.select();
+    gconv::group_pool_select(x.read(), wide.index.read(), out.write(), cosets.elements, cosets.size, 1);
+    CHECK(out.equals(wide.out));
 }
 
 }  // namespace
@@ -191,6 +284,13 @@ void test_group_pool() {
         gconv::use_instruction_set(set);
         one_set<float>(set);
         one_set<double>(set);
+        Random random(5);
+        for (const Cosets& cosets : {Cosets{kCosets, 2}, Cosets{{0, 1, 2, 3, 4, 5, 6, 7}, 8}})
+            for (const int64_t width : {1, 3, 13}) {
+                const std::string text = " " + set + " " + std::to_string(cosets.size) + " " + std::to_string(width);
+                run("group_pool bfloat16" + text, [&] { half_case<gconv::bfloat16>(cosets, 5, width, random); });
+                run("group_pool float16" + text, [&] { half_case<gconv::float16>(cosets, 5, width, random); });
+            }
     }
     Random random(3);
     run("group_pool: the whole group, first on ties, an empty batch", [&] {
