@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import gconv.ops  # noqa: F401  registers the torch ops
 from gconv import backends
 from gconv.backends import filters
 from gconv.groups import PlanarGroup
+from gconv.ops._convolution import forward_work
+from gconv.ops.group_pool import pool_work
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = 2**28 - 1  # stride and padding: positions in a padded image fit the 32 bits that native code has for them
@@ -149,15 +150,26 @@ def expand_filter(weight: Tensor, group: PlanarGroup) -> Tensor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which backend ``backend=None`` means, why, and why others cannot run."""
+    """Which backend ``backend=None`` means, why, and why others cannot run.
+
+    Attributes:
+        operation: the op.
+        backend: what its forward pass runs on.
+        reason: why.
+        gradients: the same of the passes behind it: "input_grad" and "weight_grad", or "backward" of group_pool, to
+            (backend, reason).
+        unavailable: backend to why it cannot run.
+    """
 
     operation: str
     backend: str
     reason: str
+    gradients: dict[str, tuple[str, str]]
     unavailable: dict[str, str]
 
     def __str__(self) -> str:
         lines = [f"{self.operation}: {self.backend} ({self.reason})"]
+        lines += [f"  {step}: {backend} ({reason})" for step, (backend, reason) in self.gradients.items()]
         lines += [f"  {name} cannot run: {reason}" for name, reason in self.unavailable.items()]
         return "\n".join(lines)
 
@@ -189,14 +201,17 @@ def explain(
         raise ValueError(f"explain: operation must be one of {', '.join(_OPERATIONS)}, got {operation!r}")
     if operation == "group_pool":
         _check_pool(operation, x, group)
+        work, steps = pool_work("forward", x, group.name), ["backward"]
     else:
         if weight is None:
             raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
         x, weight, _ = _autocast(x, weight, None)
         _check_convolution(operation, x, weight, None, group, stride, padding)
-    backend, reason = backends.choose(operation, x, group)
+        work, steps = forward_work(operation, x, weight, group.name, stride, padding), ["input_grad", "weight_grad"]
+    backend, reason = backends.choose(work, x)
+    gradients = {step: backends.choose(work._replace(step=step), x) for step in steps}
     missing = {name: why for name in backends.BACKENDS if (why := backends.unavailable(name, x))}
-    return Explanation(operation, backend, reason, missing)
+    return Explanation(operation, backend, reason, gradients, missing)
 
 
 def _convolve(

@@ -6,16 +6,45 @@ group_pool_backward and group_pool_select.
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from itertools import combinations_with_replacement
+from operator import mul
+from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from gconv import build
 from gconv.backends import cpu, dense, reference
-from gconv.groups import PlanarGroup
 
 AUTO = "auto"
 BACKENDS: dict[str, ModuleType] = {"reference": reference, "dense": dense, "cpu": cpu}
+TABLE = Path(__file__).with_name("choice.json")
+
+
+class Work(NamedTuple):
+    """What the choice depends on: one pass of an op, its filter (C_out, C_in, [|G|,] K, K), and its output's pixels.
+
+    ``step`` is "forward", "input_grad" or "weight_grad"; of group_pool "forward", "backward" or "select". Sizes are
+    those of the forward pass in all of them. group_pool has c_out = size = stride = 1.
+    """
+
+    operation: str
+    step: str
+    group: str
+    dtype: torch.dtype
+    c_in: int
+    c_out: int
+    size: int
+    stride: int
+    batch: int
+    height: int
+    width: int
 
 
 def unavailable(name: str, x: Tensor) -> str | None:
@@ -31,32 +60,58 @@ def unavailable(name: str, x: Tensor) -> str | None:
     return None
 
 
-def choose(operation: str, x: Tensor, group: PlanarGroup) -> tuple[str, str]:
-    """The backend that ``backend=None`` means for these tensors, and why.
-
-    The native kernel where it runs, but for C1, whose planar convolution has nothing to save and lost to torch's. A
-    table measured per shape is to replace this rule.
-    """
+def choose(work: Work, x: Tensor) -> tuple[str, str]:
+    """The backend that ``backend=None`` means for this work on tensors like x, and why."""
     if reason := unavailable("cpu", x):
         return "dense", f"cpu cannot run: {reason}"
-    if operation == "group_pool":
-        return "cpu", "one native pass over the orientations"
-    if group.order == 1:
-        return "dense", "C1 is a planar convolution, which has nothing to save"
-    if operation == "lifting_conv2d":
-        return "cpu", "native kernel on the rotated taps, without a bank"
-    products = sum(irrep.dim**2 * irrep.columns for irrep in group.irreps)
-    return "cpu", f"native group-Fourier kernel: {products} of the bank's {group.order**2} multiplications"
+    ratio = predicted_ratio(work)
+    if ratio < 1:
+        return "dense", f"cpu would take {1 / ratio:.2g} times as long, by the table that bench/tune.py measured"
+    return "cpu", f"dense would take {ratio:.2g} times as long, by the table that bench/tune.py measured"
 
 
-def resolve(name: str, operation: str, x: Tensor, group: PlanarGroup) -> ModuleType:
+def resolve(name: str, work: Work, x: Tensor) -> ModuleType:
     """The module to run: the named backend, or the chosen one for "auto".
 
     Raises:
         RuntimeError: the named backend cannot run these tensors.
     """
     if name == AUTO:
-        name = choose(operation, x, group)[0]
-    elif reason := unavailable(name, x):
-        raise RuntimeError(f"{operation}: backend {name!r} cannot run: {reason}")
+        fast = unavailable("cpu", x) is None and predicted_ratio(work) >= 1
+        return cpu if fast else dense
+    if reason := unavailable(name, x):
+        raise RuntimeError(f"{work.operation}: backend {name!r} cannot run: {reason}")
     return BACKENDS[name]
+
+
+@lru_cache(maxsize=4096)
+def predicted_ratio(work: Work) -> float:
+    """dense's time over cpu's: two to the power of a quadratic polynomial in the features, fitted by bench/tune.py.
+
+    Its constant and linear part are the group's and the dtype's, its curvature is shared by all. Lengths outside the
+    measured range count as its ends: a polynomial says nothing there.
+    """
+    steps, bounds = _table()["steps"], _table()["bounds"]
+    step = steps[f"{work.operation} {work.step}"]
+    lengths = [min(max(x, least), most) for x, (least, most) in zip(features(work), bounds, strict=True)]
+    point = [1.0, *lengths, *products(lengths)]
+    linear = [a + b for a, b in zip(step["group"][work.group], step["dtype"][cpu.DTYPES[work.dtype]], strict=True)]
+    return 2.0 ** sum(map(mul, [*linear, *step["curvature"]], point))
+
+
+def features(work: Work) -> list[float]:
+    """Logarithms of the lengths that the two backends' times depend on."""
+    pixels = work.batch * work.height * work.width
+    lengths = (pixels, work.height, work.c_in, work.c_out, work.size, work.stride)
+    return [math.log2(max(1, length)) for length in lengths]
+
+
+def products(point: list[float]) -> Iterator[float]:
+    """The monomials of degree two."""
+    return (a * b for a, b in combinations_with_replacement(point, 2))
+
+
+@cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(TABLE.read_text())
+    return table

@@ -15,8 +15,26 @@ import torch
 from torch import Tensor
 
 from gconv import backends
+from gconv.backends import Work
 from gconv.groups import group_from_name
 from gconv.layout import canonical, empty
+
+
+def forward_work(operation: str, x: Tensor, weight: Tensor, group: str, stride: int, padding: int) -> Work:
+    """What a forward pass on these operands does."""
+    (batch, c_in, *_), (c_out, *_, size) = x.shape, weight.shape
+    height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
+    return Work(operation, "forward", group, x.dtype, c_in, c_out, size, stride, batch, height, width)
+
+
+def input_grad_work(operation: str, grad_out: Tensor, weight: Tensor, group: str, stride: int) -> Work:
+    (c_out, c_in, *_, size), (batch, *_, height, width) = weight.shape, grad_out.shape
+    return Work(operation, "input_grad", group, weight.dtype, c_in, c_out, size, stride, batch, height, width)
+
+
+def weight_grad_work(operation: str, x: Tensor, grad_out: Tensor, size: int, group: str, stride: int) -> Work:
+    batch, c_out, _, height, width = grad_out.shape
+    return Work(operation, "weight_grad", group, x.dtype, x.shape[1], c_out, size, stride, batch, height, width)
 
 
 def register_convolution(name: str) -> None:
@@ -42,7 +60,7 @@ def register_convolution(name: str) -> None:
         x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, name, x, planar_group)
+        run = backends.resolve(backend, forward_work(name, x, weight, group, stride, padding), x)
         return canonical(run.conv2d(x, weight, bias, planar_group, stride, padding))
 
     def forward_input_grad(
@@ -56,14 +74,14 @@ def register_convolution(name: str) -> None:
         backend: str,
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, name, grad_out, planar_group)
+        run = backends.resolve(backend, input_grad_work(name, grad_out, weight, group, stride), grad_out)
         return canonical(run.conv2d_input_grad(grad_out, weight, planar_group, height, width, stride, padding))
 
     def forward_weight_grad(
         x: Tensor, grad_out: Tensor, size: int, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, name, x, planar_group)
+        run = backends.resolve(backend, weight_grad_work(name, x, grad_out, size, group, stride), x)
         return run.conv2d_weight_grad(x, grad_out, planar_group, size, stride, padding).contiguous()
 
     def fake(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gconv import backends
+from gconv.backends import Work
 from gconv.groups import Cosets, PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
 
@@ -30,6 +31,12 @@ def _cosets(group: PlanarGroup, subgroup: tuple[int, ...]) -> Cosets:
     return group.cosets(subgroup)
 
 
+def pool_work(step: str, x: Tensor, group: str) -> Work:
+    """What a step of group_pool on this tensor does; the map or, in its backward, the pooled one."""
+    batch, channels, _, height, width = x.shape
+    return Work("group_pool", step, group, x.dtype, channels, 1, 1, 1, batch, height, width)
+
+
 def _pooled_shape(x: Tensor, group: PlanarGroup, subgroup: list[int]) -> tuple[int, ...]:
     return (*x.shape[:2], group.order // len(subgroup), *x.shape[3:])
 
@@ -37,7 +44,7 @@ def _pooled_shape(x: Tensor, group: PlanarGroup, subgroup: list[int]) -> tuple[i
 @torch.library.impl("gconv::group_pool", "CompositeExplicitAutograd")
 def _pool(x: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> tuple[Tensor, Tensor]:
     planar_group = group_from_name(group)
-    run = backends.resolve(backend, "group_pool", x, planar_group)
+    run = backends.resolve(backend, pool_work("forward", x, group), x)
     out, index = run.group_pool(x, _cosets(planar_group, tuple(subgroup)), mode)
     return canonical(out), canonical(index) if mode == "max" else index
 
@@ -52,7 +59,7 @@ def _(x: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> tu
 @torch.library.impl("gconv::group_pool_backward", "CompositeExplicitAutograd")
 def _scatter(grad_out: Tensor, index: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> Tensor:
     planar_group = group_from_name(group)
-    run = backends.resolve(backend, "group_pool", grad_out, planar_group)
+    run = backends.resolve(backend, pool_work("backward", grad_out, group), grad_out)
     return canonical(run.group_pool_backward(grad_out, index, _cosets(planar_group, tuple(subgroup)), mode))
 
 
@@ -64,7 +71,7 @@ def _(grad_out: Tensor, index: Tensor, group: str, subgroup: list[int], mode: st
 @torch.library.impl("gconv::group_pool_select", "CompositeExplicitAutograd")
 def _select(x: Tensor, index: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> Tensor:
     planar_group = group_from_name(group)
-    run = backends.resolve(backend, "group_pool", x, planar_group)
+    run = backends.resolve(backend, pool_work("select", x, group), x)
     cosets = _cosets(planar_group, tuple(subgroup))
     return canonical(run.group_pool(x, cosets, mode)[0] if mode == "mean" else run.group_pool_select(x, index, cosets))
 
