@@ -10,8 +10,10 @@ from torch import Tensor
 
 from gconv import backends
 from gconv.backends import filters
+from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup
-from gconv.ops._convolution import forward_work
+from gconv.ops._convolution import forward_work, run_forward
+from gconv.ops._shortcut import below_autograd, only_runs_kernel
 from gconv.ops.group_pool import pool_work
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -223,10 +225,15 @@ def _convolve(
     stride: int,
     padding: int,
     backend: str | None,
+    cache: FilterCache | None = None,
 ) -> Tensor:
+    """The op, checked. What it makes of the filter is kept in ``cache``, if given, where nothing records the call."""
     x, weight, bias = _autocast(x, weight, bias)
     _check_convolution(operation, x, weight, bias, group, stride, padding)
     name = _backend_name(operation, backend)
+    if only_runs_kernel(x, weight, bias):
+        with below_autograd():
+            return run_forward(operation, x, weight, bias, group, stride, padding, name, cache)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
 

@@ -1,7 +1,8 @@
 """The backends and the rule that picks one. A named backend runs or raises; None lets gconv choose.
 
 Every backend is a module with the same six functions: conv2d, conv2d_input_grad, conv2d_weight_grad, group_pool,
-group_pool_backward and group_pool_select.
+group_pool_backward and group_pool_select. Those that gconv chooses from, dense and cpu, also transform a filter once for
+many calls: pack, packing_state and conv2d_packed (gconv/backends/filter_cache.py).
 """
 
 from __future__ import annotations

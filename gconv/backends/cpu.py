@@ -94,17 +94,45 @@ def _views(first: Tensor, *others: Tensor | None) -> tuple[View | None, ...]:
     return tuple(None if x is None else _view(x, first.dtype) for x in (first, *others))
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:
-    """x: (N, C_in[, |G|], H, W), weight: (C_out, C_in[, |G|], K, K), bias: (C_out) -> (N, C_out, |G|, H', W')."""
-    x, weight = _channels_last(x), weight.contiguous()
+def _operands(x: Tensor, weight: Tensor, group: PlanarGroup, stride: int, padding: int) -> tuple[Tensor, Tensor]:
+    """x with adjacent channels, and the tensor for the output."""
     size = weight.shape[-1]
     height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
-    out = layout.empty(x, (x.shape[0], weight.shape[0], group.order, height, width))
+    return _channels_last(x), layout.empty(x, (x.shape[0], weight.shape[0], group.order, height, width))
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:
+    """x: (N, C_in[, |G|], H, W), weight: (C_out, C_in[, |G|], K, K), bias: (C_out) -> (N, C_out, |G|, H', W')."""
+    x, out = _operands(x, weight, group, stride, padding)
+    weight = weight.contiguous()
     run = _native.group_conv2d if weight.dim() == 5 else _native.lifting_conv2d
     bias = None if bias is None else bias.contiguous()
     run(
         _native_group(group), DTYPES[x.dtype], *_views(x, weight, bias, out),
         stride, padding, torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def pack(weight: Tensor, group: PlanarGroup) -> Any:
+    """The filter in the Fourier domain, for :func:`conv2d_packed`; weight is (C_out, C_in[, |G|], K, K), contiguous."""
+    run = _native.pack_group_conv2d if weight.dim() == 5 else _native.pack_lifting_conv2d
+    return run(_native_group(group), DTYPES[weight.dtype], _view(weight, weight.dtype), torch.get_num_threads())
+
+
+def packing_state() -> object:
+    """What a packed filter depends on besides the weight and the group: the kernels' order of its numbers."""
+    return _native.instruction_set()
+
+
+def conv2d_packed(
+    x: Tensor, weight: Tensor, packed: Any, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int
+) -> Tensor:
+    """As :func:`conv2d`, with what :func:`pack` made of the weight."""
+    x, out = _operands(x, weight, group, stride, padding)
+    bias = None if bias is None else bias.contiguous()
+    _native.conv2d_packed(
+        packed, DTYPES[x.dtype], *_views(x, bias, out), stride, padding, torch.get_num_threads()
     )  # fmt: skip
     return out
 

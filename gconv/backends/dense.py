@@ -33,8 +33,25 @@ def _backward(grad_out: Tensor, x: Tensor, bank: Tensor, stride: int, padding: i
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:
     """x: (N, C_in[, |G|], H, W), weight: (C_out, C_in[, |G|], K, K), bias: (C_out) -> (N, C_out, |G|, H', W')."""
+    return conv2d_packed(x, weight, pack(weight, group), bias, group, stride, padding)
+
+
+def pack(weight: Tensor, group: PlanarGroup) -> Tensor:
+    """The bank."""
+    return filters.expand(weight, group)
+
+
+def packing_state() -> object:
+    """The bank depends on the weight and the group alone."""
+    return None
+
+
+def conv2d_packed(
+    x: Tensor, weight: Tensor, packed: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int
+) -> Tensor:
+    """As :func:`conv2d`, with the bank."""
     bias = None if bias is None else bias.repeat_interleave(group.order)
-    out = F.conv2d(_planar(x), filters.expand(weight, group), bias, stride, padding)
+    out = F.conv2d(_planar(x), packed, bias, stride, padding)
     return out.unflatten(1, (weight.shape[0], group.order))
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from gconv.functional import _backend_name, _check_group, group_conv2d, lifting_conv2d
+from gconv.backends.filter_cache import FilterCache
+from gconv.functional import _backend_name, _check_group, _convolve
 from gconv.groups import PlanarGroup
 
 
 class _Convolution(nn.Module):
-    """What the two layers share: parameters, padding, and the warning when a stride breaks exactness."""
+    """What the two layers share: parameters, padding, the warning when a stride breaks exactness, and the filter cache.
+
+    In eval mode, where no gradient is recorded, the transformed filter is kept until the weight's values change.
+    """
 
     lifting: ClassVar[bool]
 
@@ -54,6 +58,7 @@ class _Convolution(nn.Module):
         axis = () if self.lifting else (group.order,)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *axis, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self._filters = FilterCache()
         self._warned = False
         self.reset_parameters()
 
@@ -66,19 +71,26 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in[, |G|], H, W) -> (N, C_out, |G|, H', W'), as :func:`gconv.lifting_conv2d` and ``group_conv2d``."""
-        convolve = lifting_conv2d if self.lifting else group_conv2d
-        out = convolve(
+        out = _convolve(
+            "lifting_conv2d" if self.lifting else "group_conv2d",
             x,
             self.weight,
             self.bias,
-            group=self.group,
-            stride=self.stride,
-            padding=self.padding,
-            backend=self.backend,
+            self.group,
+            self.stride,
+            self.padding,
+            self.backend,
+            None if self.training else self._filters,
         )
         if self.stride > 1 and not self._warned and not torch.compiler.is_compiling():
             self._warn_if_inexact(x)
         return out
+
+    def train(self, mode: bool = True) -> Self:
+        """Also frees the transformed filter, which is kept in eval mode where no gradient is recorded."""
+        if mode:
+            self._filters.clear()
+        return super().train(mode)
 
     def _warn_if_inexact(self, x: Tensor) -> None:
         found, exact = [], []

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gconv import backends
 from gconv.backends import Work
-from gconv.groups import group_from_name
+from gconv.backends.filter_cache import FilterCache
+from gconv.groups import PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
 
 
@@ -35,6 +36,25 @@ def input_grad_work(operation: str, grad_out: Tensor, weight: Tensor, group: str
 def weight_grad_work(operation: str, x: Tensor, grad_out: Tensor, size: int, group: str, stride: int) -> Work:
     batch, c_out, _, height, width = grad_out.shape
     return Work(operation, "weight_grad", group, x.dtype, x.shape[1], c_out, size, stride, batch, height, width)
+
+
+def run_forward(
+    operation: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: PlanarGroup,
+    stride: int,
+    padding: int,
+    backend: str,
+    cache: FilterCache | None = None,
+) -> Tensor:
+    """The kernel of gconv::<operation>; with a cache, the backends that pack filters look there first."""
+    run = backends.resolve(backend, forward_work(operation, x, weight, group.name, stride, padding), x)
+    if cache is None or run is backends.reference:
+        return canonical(run.conv2d(x, weight, bias, group, stride, padding))
+    packed = cache.packed(run, weight, group)
+    return canonical(run.conv2d_packed(x, weight, packed, bias, group, stride, padding))
 
 
 def register_convolution(name: str) -> None:
@@ -59,9 +79,7 @@ def register_convolution(name: str) -> None:
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
-        planar_group = group_from_name(group)
-        run = backends.resolve(backend, forward_work(name, x, weight, group, stride, padding), x)
-        return canonical(run.conv2d(x, weight, bias, planar_group, stride, padding))
+        return run_forward(name, x, weight, bias, group_from_name(group), stride, padding, backend)
 
     def forward_input_grad(
         grad_out: Tensor,
