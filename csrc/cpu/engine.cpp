@@ -16,11 +16,13 @@
 namespace gconv {
 namespace {
 
-constexpr int64_t kPanelBytes =
-    128 * 1024;                        // of A per thread: what the first-level TLB reaches, with room for B's panel
-constexpr int64_t kSlicePixels = 512;  // of the weight gradient's partial sums: enough work per sum
-constexpr int64_t kMaxItems = 16;      // and, with the chunks, no more items of work than these
-constexpr int64_t kSliceBytes = 64 * 1024 * 1024;
+// The panel of A per thread: what the first-level TLB reaches, with room for a panel of B.
+constexpr int64_t kPanelBytes = 128 * 1024;
+// The weight gradient's partial sums: enough pixels per sum, about so many items of work, and bytes for all of them
+// beyond the first two.
+constexpr int64_t kSlicePixels = 512;
+constexpr int64_t kMaxItems = 16;
+constexpr int64_t kSliceBytes = 8 * 1024 * 1024;
 constexpr int64_t kMaxLength = int64_t{1} << 30;  // of an image side, so that pixel coordinates fit 32 bits
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -174,11 +176,11 @@ struct Taps {
     }
 };
 
-std::vector<Chunk> make_chunks(int64_t taps, int64_t channels) {
+std::vector<Chunk> make_chunks(int64_t taps, int64_t channels, int64_t longest) {
     std::vector<Chunk> chunks;
-    const int64_t channel_blocks = divide_up(channels, kMaxChunk);
+    const int64_t channel_blocks = divide_up(channels, longest);
     const int64_t channel_step = channel_blocks == 1 ? channels : round_up(divide_up(channels, channel_blocks), 16);
-    const int64_t tap_blocks = divide_up(taps, std::max<int64_t>(1, kMaxChunk / channel_step));
+    const int64_t tap_blocks = divide_up(taps, std::max<int64_t>(1, longest / channel_step));
     const int64_t tap_step = divide_up(taps, tap_blocks);
     for (int64_t channel = 0; channel < channels; channel += channel_step)
         for (int64_t tap = 0; tap < taps; tap += tap_step) {
@@ -203,14 +205,15 @@ struct FilterLayout {
     int64_t max_k = 0;
     int64_t product_columns = 0;  // sum of in_dim * lead: elements of B per row of one coefficient
 
-    FilterLayout(const Plan& plan, const InstructionSet& set, int64_t in_channels, int64_t out_channels, int64_t size)
+    FilterLayout(const Plan& plan, const InstructionSet& set, int64_t in_channels, int64_t out_channels, int64_t size,
+                 int64_t longest_chunk)
         : plan(plan),
           kernel(kernels<S>(set)),
           in_channels(in_channels),
           out_channels(out_channels),
           size(size),
           taps(size * size),
-          chunks(make_chunks(taps, in_channels)) {
+          chunks(make_chunks(taps, in_channels, longest_chunk)) {
         int64_t k = 0;
         for (const Chunk& chunk : chunks) {
             k_before.push_back(k);
@@ -244,8 +247,8 @@ struct Layout : FilterLayout<S> {
 
     template <typename Y>
     Layout(const Plan& plan, const InstructionSet& set, const Image<const S>& x, const Image<Y>& out, int64_t size,
-           int64_t stride, int64_t most_pixels)
-        : FilterLayout<S>(plan, set, x.channels, out.channels, size),
+           int64_t stride, int64_t most_pixels, int64_t longest_chunk)
+        : FilterLayout<S>(plan, set, x.channels, out.channels, size, longest_chunk),
           tap_table(*plan.group, plan.elements, size),
           zeros(x.channels, S{}),
           pixel_step(stride * x.stride_column),
@@ -523,7 +526,7 @@ void convolve_packed(const PackedFilter& filter, const Image<const S>& x, const 
     const int64_t pixels = out.batch * out.height * out.width;
     if (pixels == 0) return;
     const Layout<S> layout(plan, *filter.set, x, out, filter.size, stride,
-                           round_up(divide_up(pixels, std::max(threads, 1)), kRowUnit));
+                           round_up(divide_up(pixels, std::max(threads, 1)), kRowUnit), kMaxChunk);
     const Kernels<S>& kernel = layout.kernel;
     const int capacity = layout.capacity;
     const int64_t tiles = divide_up(pixels, capacity), work_size = layout.work_size();
@@ -576,7 +579,7 @@ PackedFilter pack(const Plan& plan, const Filter<const S>& weight, int threads) 
     const int64_t in_channels = plan.adjoint ? weight.out_channels : weight.in_channels;
     check_filter(plan, weight.planes, out_channels, in_channels, weight.size);
     const InstructionSet* set = current_set().load();
-    const FilterLayout<S> layout(plan, *set, in_channels, out_channels, weight.size);
+    const FilterLayout<S> layout(plan, *set, in_channels, out_channels, weight.size, kMaxChunk);
     Buffer<T> packed = make_buffer<T>(layout.packed_size());
     pack_filter(layout, weight, packed.get(), allowed_threads(threads, divide_up(layout.packed_size(), 1 << 15)));
     return {&plan,
@@ -621,54 +624,58 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
         return;
     }
     const Layout<S> layout(plan, *current_set().load(), x, grad_out, grad_weight.size, stride,
-                           round_up(pixels, kRowUnit));
+                           round_up(pixels, kRowUnit), kMaxGradientChunk);
     const Kernels<S>& kernel = layout.kernel;
     const GradientLayout<S> gradient(layout);
-    // Slices of pixels, each with its own sums, depend on the sizes alone: the result does not depend on the threads.
+    // Slices of pixels, each with its own sums, and parts of the chunks: they depend on the sizes alone, and so the
+    // result does not depend on the threads. Every part transforms the gradient anew.
     const int capacity = layout.capacity;
     const int64_t tiles = divide_up(pixels, capacity), chunks = static_cast<int64_t>(layout.chunks.size());
-    const int64_t fitting = std::max<int64_t>(1, kSliceBytes / (gradient.size * static_cast<int64_t>(sizeof(T))));
-    const int64_t slices =
-        std::clamp<int64_t>(pixels / kSlicePixels, 1, std::min({divide_up(kMaxItems, chunks), fitting, tiles}));
+    const int64_t fitting = std::max<int64_t>(2, kSliceBytes / (gradient.size * static_cast<int64_t>(sizeof(T))));
+    const int64_t slices = std::clamp<int64_t>(pixels / kSlicePixels, 1, std::min({kMaxItems, fitting, tiles}));
+    const int64_t parts = std::min(chunks, divide_up(kMaxItems, slices));
     const Buffer<T> sums = make_buffer<T>(gradient.size * slices);
-    const int work_threads = allowed_threads(threads, slices * chunks);
+    const int work_threads = allowed_threads(threads, slices * parts);
     const int64_t work_size = layout.work_size();
     const Buffer<T> work = make_buffer<T>(work_size * work_threads);
     std::memset(work.get(), 0, work_size * work_threads * sizeof(T));  // the columns past C_out are read
 
     const Gather<S> gather = layout.gather(x, stride);
     const Spectrum<S> spectrum = layout.spectrum(grad_out);
-    parallel_for(work_threads, slices * chunks, [&](int64_t item, int thread) {
-        const int64_t slice = item / chunks, at = item % chunks;
-        const Chunk& chunk = layout.chunks[at];
-        const Steps steps = {capacity * chunk.k, chunk.channels, chunk.k};
-        const int64_t rows = round_up(chunk.k, kRowUnit);
+    parallel_for(work_threads, slices * parts, [&](int64_t item, int thread) {
+        const int64_t slice = item / parts, part = item % parts;
+        const int64_t first_chunk = chunks * part / parts, end_chunk = chunks * (part + 1) / parts;
         T* panel = work.get() + thread * work_size;
         T* analysed = panel + layout.panel_size();
-        T* start = sums.get() + slice * gradient.size + gradient.chunk_start[at];
-        std::memset(start, 0, (gradient.chunk_start[at + 1] - gradient.chunk_start[at]) * sizeof(T));
+        T* start = sums.get() + slice * gradient.size;
+        std::fill(start + gradient.chunk_start[first_chunk], start + gradient.chunk_start[end_chunk], T{0});
         Tile tile;
         for (int64_t t = tiles * slice / slices; t < tiles * (slice + 1) / slices; ++t) {
             fill_tile(tile, t * capacity, capacity, x, grad_out, stride, padding);
             {
-                const Timed timed(Stage::gather);
-                kernel.gather(gather, tile, chunk, steps, panel);
-            }
-            {
                 const Timed timed(Stage::gradient);
                 kernel.analyse(spectrum, tile, grad_out.data, analysed);
             }
-            const Timed timed(Stage::multiply);
-            T* to = start;
-            for (size_t b = 0; b < plan.blocks.size(); ++b) {
-                const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[b];
-                const int64_t lead = layout.lead[b];
-                for (int k = 0; k < in_dim; ++k) {
-                    for (int j = 0; j < columns; ++j)
-                        kernel.multiply_transposed(
-                            rows, lead, capacity, panel + (in_first + j * in_dim + k) * steps.coefficient, chunk.k,
-                            analysed + layout.spectrum_start[b] + j * capacity * lead, lead, to, lead);
-                    to += rows * lead;
+            for (int64_t at = first_chunk; at < end_chunk; ++at) {
+                const Chunk& chunk = layout.chunks[at];
+                const Steps steps = {capacity * chunk.k, chunk.channels, chunk.k};
+                {
+                    const Timed timed(Stage::gather);
+                    kernel.gather(gather, tile, chunk, steps, panel);
+                }
+                const Timed timed(Stage::multiply);
+                const int64_t rows = round_up(chunk.k, kRowUnit);
+                T* to = start + gradient.chunk_start[at];
+                for (size_t b = 0; b < plan.blocks.size(); ++b) {
+                    const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[b];
+                    const int64_t lead = layout.lead[b];
+                    for (int k = 0; k < in_dim; ++k) {
+                        for (int j = 0; j < columns; ++j)
+                            kernel.multiply_transposed(
+                                rows, lead, capacity, panel + (in_first + j * in_dim + k) * steps.coefficient, chunk.k,
+                                analysed + layout.spectrum_start[b] + j * capacity * lead, lead, to, lead);
+                        to += rows * lead;
+                    }
                 }
             }
         }

@@ -130,61 +130,64 @@ inline void dispatch(Butterfly kind, const Arguments&... arguments) {
     }
 }
 
-// The pixels [begin, end) of a run whose window has column `column` of the first pixel's inside the image.
-inline void columns_inside(int64_t column, int64_t stride, int64_t width, int64_t count, int64_t* begin, int64_t* end) {
-    *begin = column >= 0 ? 0 : (-column + stride - 1) / stride;
-    *end = column >= width ? 0 : (width - column + stride - 1) / stride;
-    if (*end > count) *end = count;
-    if (*begin > *end) *begin = *end;
-}
-
 template <typename S>
 struct Gathering {
     using T = typename Compute<S>::type;
 
     template <Butterfly kind>
     struct Of {
-        // One tap of a run: pixels between two borders read the same planes, those outside the image read zeros.
-        static void tap(const Gather<S>& job, const Run& run, const Chunk& chunk, bool interior, int tap,
-                        const Steps& to, T* start) {
+        // All taps of a pixel at the border, whose window lies partly outside the image and reads zeros there.
+        static void border(const Gather<S>& job, const Run& run, const Chunk& chunk, int64_t pixel, const Steps& to,
+                           T* panel) {
             const int planes = kPlanes<kind> ? kPlanes<kind> : job.transform->planes;
             const int coefficients = kPlanes<kind> ? kCoefficients<kind> : job.transform->coefficients;
-            const int64_t length = chunk.channels;
-            const S* from[kMaxOrder];
-            int64_t begin[kMaxOrder], end[kMaxOrder];
-            for (int i = 0; i < planes; ++i) {
-                const int at = tap * planes + i;
-                from[i] = job.data + (run.input_offset + job.tap_offset[at] + chunk.first_channel);
-                begin[i] = 0;
-                end[i] = run.count;
-                if (interior) continue;
-                const int64_t row = run.row + job.tap_row[at];
-                if (row < 0 || row >= job.height)
-                    end[i] = 0;
-                else
-                    columns_inside(run.column + job.tap_column[at], job.stride, job.width, run.count, begin + i,
-                                   end + i);
-            }
+            const int64_t column = run.column + pixel * job.stride;
+            const S* data = job.data + (run.input_offset + pixel * job.pixel_step + chunk.first_channel);
             const S* in[kMaxOrder];
-            int64_t step[kMaxOrder];
-            for (int64_t first = 0, next; first < run.count; first = next) {
-                next = run.count;
-                bool inside = true;
+            T* out[kMaxOrder];
+            for (int c = 0; c < coefficients; ++c) out[c] = panel + c * to.coefficient + pixel * to.pixel;
+            for (int t = 0; t < chunk.taps; ++t) {
                 for (int i = 0; i < planes; ++i) {
-                    const bool here = first >= begin[i] && first < end[i];
-                    const int64_t border = here ? end[i] : first < begin[i] ? begin[i] : run.count;
-                    if (border < next) next = border;
-                    in[i] = here ? from[i] + first * job.pixel_step : job.zeros;
-                    step[i] = here ? job.pixel_step : 0;
-                    inside &= here;
+                    const int at = (chunk.first_tap + t) * planes + i;
+                    const uint64_t y = run.row + job.tap_row[at], x = column + job.tap_column[at];
+                    const bool inside =
+                        (y < static_cast<uint64_t>(job.height)) & (x < static_cast<uint64_t>(job.width));
+                    in[i] = inside ? data + job.tap_offset[at] : job.zeros;
                 }
+                sweep<T, kVectorBytes>(chunk.channels, Analysis<S, kind>(planes, coefficients, in, out));
+                for (int c = 0; c < coefficients; ++c) out[c] += to.tap;
+            }
+        }
+
+        // All taps of pixels [first, first + count) whose windows have all columns inside the image; a plane's row may
+        // lie outside.
+        static void interior(const Gather<S>& job, const Run& run, const Chunk& chunk, int64_t first, int64_t count,
+                             const Steps& to, T* panel) {
+            const int planes = kPlanes<kind> ? kPlanes<kind> : job.transform->planes;
+            const int coefficients = kPlanes<kind> ? kCoefficients<kind> : job.transform->coefficients;
+            const bool rows_inside = run.row >= 0 && run.row + job.filter_size <= job.height;
+            const bool adjacent = job.pixel_step == chunk.channels && to.pixel == chunk.channels;
+            const S* data = job.data + (run.input_offset + first * job.pixel_step + chunk.first_channel);
+            for (int t = 0; t < chunk.taps; ++t) {
+                const int tap = (chunk.first_tap + t) * planes;
+                const S* in[kMaxOrder];
                 T* out[kMaxOrder];
-                for (int c = 0; c < coefficients; ++c) out[c] = start + c * to.coefficient + first * to.pixel;
-                if (inside && job.pixel_step == length && to.pixel == length) {
-                    sweep<T, kVectorBytes>((next - first) * length, Analysis<S, kind>(planes, coefficients, in, out));
-                    continue;
+                for (int i = 0; i < planes; ++i) in[i] = data + job.tap_offset[tap + i];
+                for (int c = 0; c < coefficients; ++c)
+                    out[c] = panel + c * to.coefficient + t * to.tap + first * to.pixel;
+                int64_t step[kMaxOrder];
+                bool inside = true;
+                for (int i = 0; i < planes; ++i) step[i] = job.pixel_step;
+                for (int i = 0; i < planes && !rows_inside; ++i) {
+                    const int64_t row = run.row + job.tap_row[tap + i];
+                    if (row >= 0 && row < job.height) continue;
+                    in[i] = job.zeros;
+                    step[i] = 0;
+                    inside = false;
                 }
-                for (int64_t pixel = first; pixel < next; ++pixel) {
+                const int64_t pieces = adjacent && inside ? 1 : count;
+                const int64_t length = adjacent && inside ? count * chunk.channels : chunk.channels;
+                for (int64_t piece = 0; piece < pieces; ++piece) {
                     sweep<T, kVectorBytes>(length, Analysis<S, kind>(planes, coefficients, in, out));
                     for (int i = 0; i < planes; ++i) in[i] += step[i];
                     for (int c = 0; c < coefficients; ++c) out[c] += to.pixel;
@@ -193,16 +196,20 @@ struct Gathering {
         }
 
         static void run(const Gather<S>& job, const Tile& tile, const Chunk& chunk, const Steps& to, T* panel) {
-            const int coefficients = job.transform->coefficients;
             for (int r = 0; r < tile.runs; ++r) {
                 const Run& run = tile.run[r];
-                const bool interior = run.row >= 0 && run.column >= 0 && run.row + job.filter_size <= job.height &&
-                                      run.column + (run.count - 1) * job.stride + job.filter_size <= job.width;
-                for (int t = 0; t < chunk.taps; ++t)
-                    tap(job, run, chunk, interior, chunk.first_tap + t, to, panel + t * to.tap + run.first * to.pixel);
+                const int64_t last = job.width - job.filter_size - run.column;  // columns to the last interior window
+                int64_t begin = run.column < 0 ? (-run.column + job.stride - 1) / job.stride : 0;
+                int64_t end = last < 0 ? 0 : last / job.stride + 1;
+                if (end > run.count) end = run.count;
+                if (begin > end) begin = end = 0;
+                T* start = panel + run.first * to.pixel;
+                for (int64_t pixel = 0; pixel < begin; ++pixel) border(job, run, chunk, pixel, to, start);
+                if (begin < end) interior(job, run, chunk, begin, end - begin, to, start);
+                for (int64_t pixel = end; pixel < run.count; ++pixel) border(job, run, chunk, pixel, to, start);
             }
             for (int pixel = tile.count; pixel < tile.capacity; ++pixel)
-                for (int c = 0; c < coefficients; ++c)
+                for (int c = 0; c < job.transform->coefficients; ++c)
                     for (int t = 0; t < chunk.taps; ++t)
                         std::memset(panel + c * to.coefficient + t * to.tap + pixel * to.pixel, 0,
                                     chunk.channels * sizeof(T));

@@ -12,6 +12,7 @@ constexpr int kMaxOrder = 8;    // |G| of the largest lattice group, D4
 constexpr int kMaxTile = 96;    // pixels per tile
 constexpr int kRowUnit = 12;    // a multiple of every micro-kernel's rows (6, 12); tiles and panels hold whole units
 constexpr int kMaxChunk = 768;  // taps x channels per chunk: sums in memory are read and written once per chunk
+constexpr int kMaxGradientChunk = 192;  // the same for the weight gradient, whose sums are over pixels: longer tiles
 
 // Half precision is storage only: everything is computed in float.
 struct bfloat16 {
