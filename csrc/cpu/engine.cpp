@@ -18,6 +18,8 @@ namespace {
 
 // The panel of A per thread: what the first-level TLB reaches, with room for a panel of B.
 constexpr int64_t kPanelBytes = 128 * 1024;
+// Multiplications worth waking a thread for.
+constexpr int64_t kWorkPerThread = 1 << 19;
 // The weight gradient's partial sums: enough pixels per sum, about so many items of work, and bytes for all of them
 // beyond the first two.
 constexpr int64_t kSlicePixels = 512;
@@ -164,6 +166,10 @@ struct Taps {
     std::vector<int64_t> index;
 
     Taps(const Group& group, const std::vector<int>& elements, int64_t size) {
+        const size_t count = static_cast<size_t>(size * size) * elements.size();
+        row.reserve(count);
+        column.reserve(count);
+        index.reserve(count);
         for (int64_t r = 0; r < size; ++r)
             for (int64_t c = 0; c < size; ++c)
                 for (const int element : elements) {
@@ -255,6 +261,7 @@ struct Layout : FilterLayout<S> {
           spectrum_offset(plan.out.coefficients),
           spectrum_lead(plan.out.coefficients) {
         const int planes = plan.in.planes;
+        tap_offset.reserve(tap_table.row.size());
         for (size_t at = 0; at < tap_table.row.size(); ++at)
             tap_offset.push_back(tap_table.row[at] * x.stride_row + tap_table.column[at] * x.stride_column +
                                  plan.source[at % planes] * x.stride_plane);
@@ -352,11 +359,8 @@ template <typename S>
 struct FilterRows {
     using T = typename Compute<S>::type;
     const FilterLayout<S>& layout;
-    Taps taps;
-    T* values;  // [plane, tap][C_out]
-
-    FilterRows(const FilterLayout<S>& layout, T* values)
-        : layout(layout), taps(*layout.plan.group, layout.plan.filter_elements, layout.size), values(values) {}
+    const Taps& taps;  // of the plan's filter_elements
+    T* values;         // [plane, tap][C_out]
 
     int64_t rows() const { return layout.plan.filter_planes * layout.taps; }
 
@@ -387,10 +391,11 @@ void pack_filter(const FilterLayout<S>& layout, const Filter<const S>& weight, t
     const Plan& plan = layout.plan;
     const int64_t c_out = layout.out_channels, work_size = filter_work_size(layout);
     const size_t planes = plan.filter_source.size();
+    const Taps taps(*plan.group, plan.filter_elements, layout.size);
     const Buffer<T> work = make_buffer<T>(work_size * threads);
     parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
         const Timed timed(Stage::pack_filter);
-        const FilterRows<S> filter(layout, work.get() + thread * work_size);
+        const FilterRows<S> filter{layout, taps, work.get() + thread * work_size};
         T* row = filter.values + filter.rows() * c_out;  // [i][c_out]
         for (int64_t o = 0; o < c_out; ++o) {
             const S* from = weight.data + filter.offset(o, channel);
@@ -404,12 +409,17 @@ void pack_filter(const FilterLayout<S>& layout, const Filter<const S>& weight, t
                 const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[b];
                 const T scale = static_cast<T>(plan.filter_scale[b]);
                 for (int k = 0; k < in_dim; ++k) {
-                    std::fill_n(row, out_dim * c_out, T{0});
-                    for (int i = 0; i < out_dim; ++i)
+                    for (int i = 0; i < out_dim; ++i) {
+                        const T* rows[kMaxOrder];
+                        int8_t signs[kMaxOrder];
+                        int terms = 0;
                         for (size_t s = 0; s < planes; ++s)
-                            layout.kernel.add_signed(matrix[(i * in_dim + k) * planes + s], filter.row(s, tap), c_out,
-                                                     row + i * c_out);
-                    for (int64_t o = 0; o < out_dim * c_out; ++o) row[o] *= scale;
+                            if (const int8_t sign = matrix[(i * in_dim + k) * planes + s]) {
+                                rows[terms] = filter.row(s, tap);
+                                signs[terms++] = sign;
+                            }
+                        layout.kernel.combine(terms, rows, signs, scale, c_out, row + i * c_out);
+                    }
                     pack_row(layout.kernel, row, out_dim * c_out, k * chunk_k + within, in_dim * chunk_k,
                              layout.lead[b], to);
                 }
@@ -445,10 +455,11 @@ void unpack_filter(const FilterLayout<S>& layout, const GradientLayout<S>& gradi
     const Plan& plan = layout.plan;
     const int64_t c_out = layout.out_channels, work_size = filter_work_size(layout);
     const size_t planes = plan.filter_source.size();
+    const Taps taps(*plan.group, plan.filter_elements, layout.size);
     const Buffer<T> work = make_buffer<T>(work_size * threads);
     parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
         const Timed timed(Stage::unpack_filter);
-        const FilterRows<S> filter(layout, work.get() + thread * work_size);
+        const FilterRows<S> filter{layout, taps, work.get() + thread * work_size};
         T* row = filter.values + filter.rows() * c_out;  // [i][c_out]
         std::fill_n(filter.values, filter.rows() * c_out, T{0});
         for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
@@ -530,7 +541,7 @@ void convolve_packed(const PackedFilter& filter, const Image<const S>& x, const 
     const Kernels<S>& kernel = layout.kernel;
     const int capacity = layout.capacity;
     const int64_t tiles = divide_up(pixels, capacity), work_size = layout.work_size();
-    threads = allowed_threads(threads, tiles);
+    threads = allowed_threads(threads, std::min(tiles, pixels * layout.packed_size() / kWorkPerThread));
     const Buffer<T> work = make_buffer<T>(work_size * threads);
     std::vector<T> shift;
     if (bias)
@@ -635,7 +646,8 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
     const int64_t slices = std::clamp<int64_t>(pixels / kSlicePixels, 1, std::min({kMaxItems, fitting, tiles}));
     const int64_t parts = std::min(chunks, divide_up(kMaxItems, slices));
     const Buffer<T> sums = make_buffer<T>(gradient.size * slices);
-    const int work_threads = allowed_threads(threads, slices * parts);
+    const int work_threads =
+        allowed_threads(threads, std::min(slices * parts, pixels * layout.packed_size() / kWorkPerThread));
     const int64_t work_size = layout.work_size();
     const Buffer<T> work = make_buffer<T>(work_size * work_threads);
     std::memset(work.get(), 0, work_size * work_threads * sizeof(T));  // the columns past C_out are read

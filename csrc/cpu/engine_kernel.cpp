@@ -383,6 +383,28 @@ void add_signed(int sign, const T* from, int64_t count, T* to) {
         for (int64_t i = 0; i < count; ++i) to[i] -= from[i];
 }
 
+template <typename T>
+struct Combination {
+    int terms;
+    const T* const* rows;
+    const int8_t* signs;
+    T scale;
+    T* to;
+
+    template <int bytes>
+    GCONV_INLINE void operator()(int64_t at) const {
+        using V = Vector<T, bytes>;
+        typename V::type sum{};
+        for (int i = 0; i < terms; ++i) sum = signs[i] > 0 ? sum + V::load(rows[i] + at) : sum - V::load(rows[i] + at);
+        V::store(to + at, sum * scale);
+    }
+};
+
+template <typename T>
+void combine(int terms, const T* const* rows, const int8_t* signs, T scale, int64_t count, T* to) {
+    sweep<T, kVectorBytes>(count, Combination<T>{terms, rows, signs, scale, to});
+}
+
 // Twelve independent chains hide the latency of an addition.
 template <typename T>
 int64_t multiply_add_loop(int64_t steps) {
@@ -403,6 +425,7 @@ constexpr Kernels<S> kKernels = {
     &multiply_transposed<typename Compute<S>::type>,
     &synthesise<S>,
     &analyse<S>,
+    &combine<typename Compute<S>::type>,
     &add_signed<typename Compute<S>::type>,
     &multiply_add_loop<typename Compute<S>::type>,
 };

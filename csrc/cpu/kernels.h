@@ -118,6 +118,8 @@ struct Kernels {
     void (*synthesise)(const Spectrum<S>&, const Tile&, const T* buffer, const T* bias, S* image);
     // Coefficients of a tile from the planes of the gradient; rows past the last pixel become zero.
     void (*analyse)(const Spectrum<S>&, const Tile&, const S* image, T* buffer);
+    // to[i] = scale * sum of signs[term] * rows[term][i], signs 1 or -1.
+    void (*combine)(int terms, const T* const* rows, const int8_t* signs, T scale, int64_t count, T* to);
     // to[i] += sign * from[i], sign 0, 1 or -1.
     void (*add_signed)(int sign, const T* from, int64_t count, T* to);
     // Multiplies and adds in registers for `steps` steps; returns the FLOPs done. For the peak that benches quote.
