@@ -54,9 +54,20 @@ const bool fork_is_seen = pthread_atfork(nullptr, nullptr, [] { forked.store(tru
 #endif
 
 std::vector<const InstructionSet*> supported_sets() {
-    std::vector<const InstructionSet*> sets = {&instruction_set_baseline};
+    std::vector<const InstructionSet*> sets;
+#ifdef GCONV_HAS_BASELINE
+    sets.push_back(&instruction_set_baseline);
+#endif
+#ifdef GCONV_HAS_NEON  // every aarch64 has it
+    sets.push_back(&instruction_set_neon);
+#endif
 #ifdef GCONV_HAS_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back(&instruction_set_avx2);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+#ifdef GCONV_HAS_AVX512_AS_AVX2
+        sets.push_back(&instruction_set_avx512_as_avx2);
+#endif
+        sets.push_back(&instruction_set_avx2);
+    }
 #endif
 #ifdef GCONV_HAS_AVX512
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&

@@ -24,7 +24,7 @@
 namespace gconv {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || GCONV_VECTOR_BYTES == 64
 constexpr int kRows = 12;
 constexpr int kNarrowBytes = 32;  // AVX-512 machines run half a vector at no loss or at half the loss
 #elif defined(__aarch64__)

@@ -38,13 +38,20 @@ void check_like(const char* op, const char* name, const Image<X>& full, const Im
 
 const PoolInstructionSet& current_set() {
     const std::string name = instruction_set();
+#ifdef GCONV_HAS_AVX512_AS_AVX2
+    if (name == pool_instruction_set_avx512_as_avx2.name) return pool_instruction_set_avx512_as_avx2;
+#endif
 #ifdef GCONV_HAS_AVX512
     if (name == pool_instruction_set_avx512.name) return pool_instruction_set_avx512;
 #endif
 #ifdef GCONV_HAS_AVX2
     if (name == pool_instruction_set_avx2.name) return pool_instruction_set_avx2;
 #endif
+#ifdef GCONV_HAS_NEON
+    return pool_instruction_set_neon;
+#else
     return pool_instruction_set_baseline;
+#endif
 }
 
 template <typename T>

@@ -134,6 +134,8 @@ struct InstructionSet {
     const Kernels<float16>* kernels_float16;
 };
 
-extern const InstructionSet instruction_set_baseline, instruction_set_avx2, instruction_set_avx512;
+// Not all are compiled. The last one, the source of avx512 with the instructions of avx2, is for the native tests only.
+extern const InstructionSet instruction_set_baseline, instruction_set_neon, instruction_set_avx2,
+    instruction_set_avx512, instruction_set_avx512_as_avx2;
 
 }  // namespace gconv

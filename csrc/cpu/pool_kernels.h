@@ -27,6 +27,7 @@ struct PoolInstructionSet {
     const PoolKernels<float16>* kernels_float16;
 };
 
-extern const PoolInstructionSet pool_instruction_set_baseline, pool_instruction_set_avx2, pool_instruction_set_avx512;
+extern const PoolInstructionSet pool_instruction_set_baseline, pool_instruction_set_neon, pool_instruction_set_avx2,
+    pool_instruction_set_avx512, pool_instruction_set_avx512_as_avx2;
 
 }  // namespace gconv

@@ -111,7 +111,7 @@ struct Map {
     gconv::Image<T> image;
 
     Map(int64_t n, int64_t c, int64_t g, int64_t h, int64_t w, int64_t gap = 0) {
-        const int64_t row = w * c + gap, size = n * g * h * row - (n * g * h ? gap : 0);
+        const int64_t row = w * c + gap, size = n * g * h * row - (n * g * h > 0 ? gap : 0);
         memory = std::make_unique<T[]>(size);
         std::fill_n(memory.get(), size, static_cast<T>(std::numeric_limits<double>::quiet_NaN()));
         image = {memory.get(), n, c, g, h, w, g * h * row, h * row, row, c};
@@ -245,3 +245,4 @@ void test_group_conv2d();
 void test_lifting_conv2d();
 void test_group_pool();
 void test_half();
+void test_threads();
