@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -203,6 +204,7 @@ def program_fork() -> None:
         child = os.fork()
         if child == 0:
             status = 1
+            signal.alarm(120)
             try:
                 same = fingerprint() == expected
                 status = 0 if same and count_threads() == 1 else 2 if same else 3
