@@ -47,9 +47,9 @@ Buffer<T> make_buffer(int64_t count) {
     return Buffer<T>(static_cast<T*>(memory));
 }
 
+#ifdef _OPENMP
 // Set in a forked child from the moment the module is loaded: the parent's OpenMP may have run before gconv's first op.
 std::atomic<bool> forked{false};
-#ifdef _OPENMP
 const bool fork_is_seen = pthread_atfork(nullptr, nullptr, [] { forked.store(true); }) == 0;
 #endif
 

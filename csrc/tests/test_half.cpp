@@ -1,18 +1,10 @@
 // Half precision in memory: every 16-bit pattern widens and narrows back, and rounding goes to the nearest, ties to
 // even. A convolution with a single weight of 1 carries the values through gather and epilogue.
-#include <cstring>
-
 #include "check.h"
 
 using namespace check;
 
 namespace {
-
-float from_bits(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 // By the formats' definitions: sign, exponent bits, mantissa bits.
 double value_of(uint16_t bits, int mantissa, int bias) {
