@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from gconv import backends
-from gconv.backends import filters
+from gconv.backends import Work, filters
 from gconv.backends.filter_cache import FilterCache
-from gconv.groups import PlanarGroup
+from gconv.groups import PlanarGroup, group_from_name
+from gconv.ops import group_conv2d as group_conv2d_op
+from gconv.ops import lifting_conv2d as lifting_conv2d_op
 from gconv.ops._convolution import forward_work, run_forward
-from gconv.ops._shortcut import below_autograd, only_runs_kernel
+from gconv.ops._shortcut import below_autograd, plainly_eager, records
 from gconv.ops.group_pool import pool_work
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = 2**28 - 1  # stride and padding: positions in a padded image fit the 32 bits that native code has for them
 _OPERATIONS = ("lifting_conv2d", "group_conv2d", "group_pool")
+_RECORDED = {"lifting_conv2d": lifting_conv2d_op.Recorded, "group_conv2d": group_conv2d_op.Recorded}
 
 
 def lifting_conv2d(
@@ -228,14 +232,48 @@ def _convolve(
     cache: FilterCache | None = None,
 ) -> Tensor:
     """The op, checked. What it makes of the filter is kept in ``cache``, if given, where nothing records the call."""
-    x, weight, bias = _autocast(x, weight, bias)
+    if torch._C._is_any_autocast_enabled():
+        x, weight, bias = _autocast(x, weight, bias)
+    options_have_types = type(stride) is type(padding) is int and (backend is None or type(backend) is str)
+    if options_have_types and isinstance(group, PlanarGroup) and plainly_eager(x, weight, bias):
+        of_bias = None if bias is None else (bias.shape, bias.dtype)
+        work = _checked_work(
+            operation, x.shape, x.dtype, weight.shape, weight.dtype, of_bias, group.name, stride, padding, backend
+        )
+        name = backend or backends.AUTO
+        if records(x, weight, bias):
+            return _RECORDED[operation].apply(x, weight, bias, group.name, stride, padding, name)
+        with below_autograd():
+            return run_forward(work, x, weight, bias, group, padding, name, cache)
     _check_convolution(operation, x, weight, bias, group, stride, padding)
     name = _backend_name(operation, backend)
-    if only_runs_kernel(x, weight, bias):
-        with below_autograd():
-            return run_forward(operation, x, weight, bias, group, stride, padding, name, cache)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
+
+
+@lru_cache(maxsize=4096)
+def _checked_work(
+    operation: str,
+    x_shape: torch.Size,
+    x_dtype: torch.dtype,
+    weight_shape: torch.Size,
+    weight_dtype: torch.dtype,
+    of_bias: tuple[torch.Size, torch.dtype] | None,
+    group: str,
+    stride: int,
+    padding: int,
+    backend: str | None,
+) -> Work:
+    """The checks of a call, once for all x, weight and bias on the CPU with these shapes and dtypes; what it does."""
+
+    def like(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    x, weight = like(x_shape, x_dtype), like(weight_shape, weight_dtype)
+    bias = None if of_bias is None else like(*of_bias)
+    _check_convolution(operation, x, weight, bias, group_from_name(group), stride, padding)
+    _backend_name(operation, backend)
+    return forward_work(operation, x, weight, group, stride, padding)
 
 
 def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -355,7 +393,7 @@ def _check_int(operation: str, argument: str, value: int, least: int) -> None:
 def _backend_name(operation: str, backend: str | None) -> str:
     if backend is None:
         return backends.AUTO
-    if backend not in backends.BACKENDS:
+    if not isinstance(backend, str) or backend not in backends.BACKENDS:
         known = ", ".join(repr(name) for name in backends.BACKENDS)
         raise ValueError(f"{operation}: backend must be None or one of {known}, got {backend!r}")
     return backend

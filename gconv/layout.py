@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ def empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
 
 def canonical(x: Tensor) -> Tensor:
     """x in channels-last layout with the strides of :func:`empty`, copied only if its memory differs."""
-    wanted = _strides(tuple(x.shape))
+    wanted = strides(x.shape)
     if x.stride() == wanted:
         return x
     if x.is_contiguous(memory_format=memory_format(x.dim())):  # differs on axes of length one only
@@ -25,10 +27,12 @@ def canonical(x: Tensor) -> Tensor:
     return empty(x, tuple(x.shape)).copy_(x)
 
 
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+@lru_cache(maxsize=4096)
+def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of :func:`empty`."""
     channels, *spatial = shape[1:]
-    strides = [channels]
+    steps = [channels]
     for length in reversed(spatial):
-        strides.append(strides[-1] * length)
-    *inner, batch = strides
+        steps.append(steps[-1] * length)
+    *inner, batch = steps
     return (batch, 1, *reversed(inner))

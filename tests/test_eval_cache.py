@@ -380,15 +380,22 @@ def test_autocast_is_followed() -> None:
             assert torch.equal(module(x), truth(module, x))
 
 
-def test_outputs_are_ordinary_tensors() -> None:
-    """Not views made under no_grad, which autograd refuses to write to."""
-    for backend in BACKENDS:
-        module = layer(backend=backend)
-        with torch.no_grad():
-            out = module(image(module)[..., :1, :1])
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_outputs_may_be_written_to(kind: type[Layer], backend: str, recorded: bool) -> None:
+    """They are no views made where nothing was recorded, which autograd protects."""
+    module = layer(kind, backend)
+    for x in (image(module), image(module)[..., :1, :1]):
+        with torch.set_grad_enabled(recorded):
+            out = module(x)
+            relu = module(x).relu_()
         assert not out._is_view()
-        assert not out.requires_grad
+        assert out.requires_grad == relu.requires_grad == recorded
+        assert torch.equal(relu, out.relu())
         out.mul_(torch.ones(1, requires_grad=True)).sum().backward()
+        if recorded:
+            relu.sum().backward()
 
 
 def test_threads_share_a_layer() -> None:

@@ -1,8 +1,8 @@
 """The backends and the rule that picks one. A named backend runs or raises; None lets gconv choose.
 
 Every backend is a module with the same six functions: conv2d, conv2d_input_grad, conv2d_weight_grad, group_pool,
-group_pool_backward and group_pool_select. Those that gconv chooses from, dense and cpu, also transform a filter once for
-many calls: pack, packing_state and conv2d_packed (gconv/backends/filter_cache.py).
+group_pool_backward and group_pool_select. Those that gconv chooses from, dense and cpu, also transform a filter
+once for many calls: pack, packing_state and conv2d_packed (gconv/backends/filter_cache.py).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def unavailable(name: str, x: Tensor) -> str | None:
         return None
     if missing := build.native_missing():
         return missing
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"it runs on CPU tensors, and x is on {x.device.type}"
     if x.dtype not in cpu.DTYPES:
         return f"it knows {', '.join(cpu.DTYPES.values())}, and x is {x.dtype}"

@@ -81,12 +81,12 @@ def _view(x: Tensor, dtype: torch.dtype) -> View:
     x must be a variable of the caller: the address of a temporary is free before the native code reads it. The dtype is
     checked here because the native code cannot, and the torch ops can be called past gconv.functional's checks.
     """
-    if x.dtype != dtype or x.device.type != "cpu":
+    if x.dtype != dtype or not x.is_cpu:
         raise TypeError(f"cpu backend: every operand must be {dtype} on cpu, got {x.dtype} on {x.device}")
     strides = x.stride()
     if x.dim() >= 4 and x.shape[1] == 1:
         strides = (strides[0], 1, *strides[2:])
-    return x.data_ptr(), tuple(x.shape), strides
+    return x.data_ptr(), x.shape, strides
 
 
 def _views(first: Tensor, *others: Tensor | None) -> tuple[View | None, ...]:
@@ -96,9 +96,10 @@ def _views(first: Tensor, *others: Tensor | None) -> tuple[View | None, ...]:
 
 def _operands(x: Tensor, weight: Tensor, group: PlanarGroup, stride: int, padding: int) -> tuple[Tensor, Tensor]:
     """x with adjacent channels, and the tensor for the output."""
-    size = weight.shape[-1]
-    height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
-    return _channels_last(x), layout.empty(x, (x.shape[0], weight.shape[0], group.order, height, width))
+    (batch, *_, height, width), (c_out, *_, size) = x.shape, weight.shape
+    margin = 2 * padding - size
+    shape = (batch, c_out, group.order, (height + margin) // stride + 1, (width + margin) // stride + 1)
+    return _channels_last(x), x.new_empty_strided(shape, layout.strides(shape))
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:

@@ -19,6 +19,7 @@ from gconv.backends import Work
 from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
+from gconv.ops._shortcut import below_autograd, shortened
 
 
 def forward_work(operation: str, x: Tensor, weight: Tensor, group: str, stride: int, padding: int) -> Work:
@@ -39,26 +40,30 @@ def weight_grad_work(operation: str, x: Tensor, grad_out: Tensor, size: int, gro
 
 
 def run_forward(
-    operation: str,
+    work: Work,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     group: PlanarGroup,
-    stride: int,
     padding: int,
     backend: str,
     cache: FilterCache | None = None,
 ) -> Tensor:
-    """The kernel of gconv::<operation>; with a cache, the backends that pack filters look there first."""
-    run = backends.resolve(backend, forward_work(operation, x, weight, group.name, stride, padding), x)
+    """The kernel of the op; with a cache, the backends that pack filters look there first."""
+    run = backends.resolve(backend, work, x)
     if cache is None or run is backends.reference:
-        return canonical(run.conv2d(x, weight, bias, group, stride, padding))
+        return canonical(run.conv2d(x, weight, bias, group, work.stride, padding))
     packed = cache.packed(run, weight, group)
-    return canonical(run.conv2d_packed(x, weight, packed, bias, group, stride, padding))
+    return canonical(run.conv2d_packed(x, weight, packed, bias, group, work.stride, padding))
 
 
-def register_convolution(name: str) -> None:
-    """Registers gconv::<name>, gconv::<name>_input_grad and gconv::<name>_weight_grad."""
+def register_convolution(name: str) -> type[torch.autograd.Function]:
+    """Registers gconv::<name>, gconv::<name>_input_grad and gconv::<name>_weight_grad.
+
+    Returns:
+        The first one's kernel and autograd formula without the dispatcher, for tensors that are
+        :func:`gconv.ops._shortcut.plainly_eager`. Takes the op's arguments.
+    """
     library = f"gconv::{name}"
     torch.library.define(
         library, "(Tensor x, Tensor weight, Tensor? bias, str group, int stride, int padding, str backend) -> Tensor"
@@ -72,14 +77,12 @@ def register_convolution(name: str) -> None:
         f"{library}_weight_grad",
         "(Tensor x, Tensor grad_out, SymInt size, str group, int stride, int padding, str backend) -> Tensor",
     )
-    ops = torch.ops.gconv
-    convolve = getattr(ops, name)
-    input_grad, weight_grad = getattr(ops, f"{name}_input_grad"), getattr(ops, f"{name}_weight_grad")
 
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
-        return run_forward(name, x, weight, bias, group_from_name(group), stride, padding, backend)
+        work = forward_work(name, x, weight, group, stride, padding)
+        return run_forward(work, x, weight, bias, group_from_name(group), padding, backend)
 
     def forward_input_grad(
         grad_out: Tensor,
@@ -101,6 +104,11 @@ def register_convolution(name: str) -> None:
         planar_group = group_from_name(group)
         run = backends.resolve(backend, weight_grad_work(name, x, grad_out, size, group, stride), x)
         return run.conv2d_weight_grad(x, grad_out, planar_group, size, stride, padding).contiguous()
+
+    ops = torch.ops.gconv
+    convolve = shortened(getattr(ops, name), forward)
+    input_grad = shortened(getattr(ops, f"{name}_input_grad"), forward_input_grad)
+    weight_grad = shortened(getattr(ops, f"{name}_weight_grad"), forward_weight_grad)
 
     def fake(
         x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
@@ -139,6 +147,20 @@ def register_convolution(name: str) -> None:
         grad_bias = grad_out.sum((0, 2, 3, 4)) if ctx.has_bias and needs_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
+    class Recorded(torch.autograd.Function):
+        """``save``, ``forward`` and ``backward`` as the dispatcher would call them."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            with below_autograd():
+                output = forward(*inputs)
+            save(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            return backward(ctx, *grads)
+
     def save_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad_out, weight, _, _, *options = inputs
         ctx.save_for_backward(grad_out, weight)
@@ -171,3 +193,4 @@ def register_convolution(name: str) -> None:
         torch.library.impl(library + suffix, "CompositeExplicitAutograd")(kernel)
         torch.library.register_fake(library + suffix, shape)
         torch.library.register_autograd(library + suffix, formula, setup_context=setup)
+    return Recorded

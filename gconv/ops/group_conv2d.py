@@ -2,4 +2,4 @@
 
 from gconv.ops._convolution import register_convolution
 
-register_convolution("group_conv2d")
+Recorded = register_convolution("group_conv2d")

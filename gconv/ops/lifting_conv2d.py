@@ -2,4 +2,4 @@
 
 from gconv.ops._convolution import register_convolution
 
-register_convolution("lifting_conv2d")
+Recorded = register_convolution("lifting_conv2d")
