@@ -8,9 +8,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import sweep
 import torch
 import tune
 from cases import BACKENDS, GROUPS, OPERATIONS, Case
+from click.testing import CliRunner
 from shapes import Shape
 
 import gconv
@@ -153,3 +155,45 @@ def test_a_named_backend_asks_nobody(asked: list[Work]) -> None:
     for backend in BACKENDS:
         case.run(x.requires_grad_(), weight.requires_grad_(), bias, backend).sum().backward()
     assert asked == []
+
+
+@needs_native
+def test_the_table_is_measured_by_a_command(tmp_path: Path) -> None:
+    path = tmp_path / "choice.json"
+    result = CliRunner().invoke(tune.main, ["--seconds", "1", "--threads", "1", "--output", str(path)])
+    assert result.exit_code == 0, result.output
+    made, packaged = json.loads(path.read_text()), json.loads(backends.TABLE.read_text())
+    assert made.keys() == packaged.keys()
+    assert made["environment"].keys() == packaged["environment"].keys()
+    assert len(made["bounds"]) == len(packaged["bounds"])
+    for name, step in made["steps"].items():
+        assert step.keys() == packaged["steps"][name].keys()
+        assert step["group"].keys() == packaged["steps"][name]["group"].keys()
+        assert len(step["curvature"]) == len(packaged["steps"][name]["curvature"])
+
+
+@needs_native
+def test_the_sweep_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "LONGEST_S", 2e-3)
+    monkeypatch.setattr(sweep, "BUDGET_S", 1e-3)
+    path = tmp_path / "rows.jsonl"
+    for count in (1, 2, 2):
+        result = CliRunner().invoke(sweep.main, ["--shapes", str(count), "--threads", "1", "--output", str(path)])
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert result.exit_code == any(row["lost"] for row in rows), result.output
+        assert [row["work"] for row in rows] == count * list(sweep.WORKS)
+        assert f"forward+backward: {count} shapes" in result.output
+    for row in rows:
+        assert row["error"] <= 1
+        assert row["ratio"]["p20"] <= row["ratio"]["median"] <= row["ratio"]["p80"]
+        assert row["backends"].keys() == {"forward", *GRADIENTS}
+
+
+@needs_native
+def test_the_sweep_refuses_a_wrong_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = backends.dense.conv2d
+    monkeypatch.setattr(backends.dense, "conv2d", lambda *arguments: 1.01 * real(*arguments))
+    monkeypatch.setattr(backends, "predicted_ratio", lambda work: 2.0)
+    result = CliRunner().invoke(sweep.main, ["--shapes", "1", "--threads", "1", "--output", str(tmp_path / "rows")])
+    assert result.exit_code == 1
+    assert "times what rounding can do" in result.output
