@@ -24,12 +24,14 @@ from gconv import backends
 from gconv.backends import Work, cpu
 
 SEED = 1  # bench/sweep.py draws with another
+OPS = (*CONVOLUTIONS * 4, "group_pool")  # whose choice is easy
 GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")
 # How often a dtype is drawn, and by how much its shapes are smaller: torch convolves float16 slowly on CPUs.
 DTYPES = {torch.float32: (12, 1.0), torch.float64: (2, 0.5), torch.bfloat16: (3, 1.0), torch.float16: (2, 0.05)}
 FLOPS = 1e9  # of dense: some 10 ms on two cores; the winner of larger work is that of the same lengths with less
 SAMPLE_S = 1e-3  # shorter calls are repeated until a sample takes this long
-ROUNDS = 5
+ROUNDS = (3, 5)  # at least and at most
+BUDGET_S = 0.03  # of a race past the least rounds
 RIDGE = 0.3  # of the scaled features; 0.1 to 3 choose alike on held-out shapes
 CLIP = 1.5  # binary orders of magnitude: past them it does not matter how much faster the winner is
 FOLDS = 5
@@ -92,7 +94,7 @@ def measure(seconds: float) -> Iterator[Sample]:
     """Times random shapes until the seconds are over."""
     rng = random.Random(SEED)
     end = time.perf_counter() + seconds
-    shapes = draw(rng, (*CONVOLUTIONS, "group_pool"), GROUPS)
+    shapes = draw(rng, OPS, GROUPS)
     weights = [weight for weight, _ in DTYPES.values()]
     while time.perf_counter() < end:
         (dtype,) = rng.choices(list(DTYPES), weights)
@@ -138,13 +140,18 @@ def passes(shape: Shape, dtype: torch.dtype, mode: str) -> Iterator[tuple[Work, 
 
 
 def best_times(run: Pass) -> dict[str, float]:
-    """Seconds of a call on each backend, the best of ROUNDS in turn."""
+    """Seconds of a call on each backend, the best of some rounds in turn."""
     names = ("cpu", "dense")
     for name in names:
         run(name)
     calls = {name: max(1, math.ceil(SAMPLE_S / _seconds(run, name, 1))) for name in names}
-    samples = [{name: _seconds(run, name, calls[name]) for name in names} for _ in range(ROUNDS)]
-    return {name: min(sample[name] for sample in samples) for name in names}
+    best = dict.fromkeys(names, math.inf)
+    end = time.perf_counter() + BUDGET_S
+    least, most = ROUNDS
+    for i in range(most):
+        if i < least or time.perf_counter() < end:
+            best = {name: min(best[name], _seconds(run, name, calls[name])) for name in names}
+    return best
 
 
 def _seconds(run: Pass, name: str, calls: int) -> float:
