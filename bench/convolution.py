@@ -37,7 +37,7 @@ def contest(case: Case, setting: Setting) -> Contest:
         ours(case, setting),
         rivals,
         check=lambda: errors(case, setting),
-        scale={"full vectors": case.c_in * case.c_out / (full.c_in * full.c_out)},
+        scale={"full vectors": case.c_out / full.c_out},
         flops=2.0 * passes * flops,
         dense_flops=2.0 * passes * dense_flops,
         operands={

@@ -25,7 +25,7 @@ orientation.
   eq.: the same with the bank's FLOPs, which may exceed 100 %.
 - of copy bandwidth: bytes that pooling must read and write, the winner's index as one byte, per second, as a fraction
   of what a copy of as many bytes reaches.
-- speed, of widths that fill no vector: products of channels per second, relative to the next multiple of 8.
+- speed, of widths that fill no vector: channels per second, relative to the next multiple of 8.
 - peak MiB: operands, results and workspaces of one run in a process of its own.
 - thread time: share of the time of all threads; elsewhere: Python, waiting, and what no stage counts."""
 WORKS = ("forward", "forward+backward")

@@ -21,7 +21,7 @@ SUITES = {
     "pool": Suite("against a copy of as many bytes", "of copy bandwidth", "of copy bandwidth"),
     "eval": Suite("one image in eval mode, against conv2d on the pre-expanded bank", "ratio", "ratio"),
     "widths": Suite(
-        "widths that fill no vector: products per second against the next multiple of 8", "of full vectors", "speed"
+        "widths that fill no vector: channels per second against the next multiple of 8", "of full vectors", "speed"
     ),
     "overhead": Suite("an image of 4x4: time of a call above conv2d's", "overhead_us", "overhead"),
     "profile": Suite("where the threads' time goes", "multiply of peak", "products of peak"),
