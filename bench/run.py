@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 OPS = ("lifting_conv2d", "group_conv2d", "group_pool")
 SUITES = tuple(name for name in show.SUITES if name != "train")
 GROUPS = ("C2", "C4", "D1", "D2", "D4")
+ONEDNN_NAMES = {"avx2": "AVX2", "avx512": "AVX512_CORE"}  # ONEDNN_MAX_CPU_ISA in oneDNN's documentation
 BUDGET_S, QUICK_BUDGET_S = 1.5, 0.3  # of each race
 
 
@@ -59,6 +61,11 @@ def opened(path: str | None, device: str) -> Iterator[TextIO]:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: torch's]")
 @click.option(
+    "--instruction-set",
+    type=click.Choice(list(ONEDNN_NAMES)),
+    help="Hold gconv and torch's CPU convolution to this one. [default: the best that there is]",
+)
+@click.option(
     "--json",
     "json_path",
     metavar="PATH|-",
@@ -73,6 +80,7 @@ def main(
     backend: str | None,
     device: str,
     threads: int | None,
+    instruction_set: str | None,
     json_path: str | None,
 ) -> None:
     """Time gconv beside its baselines and hold it to its targets; about five minutes on two CPU cores.
@@ -94,10 +102,14 @@ def main(
     """
     if train:
         wait_without_spinning()  # as sgan.train does; before torch is loaded
+    if instruction_set is not None:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = ONEDNN_NAMES[instruction_set]  # read once, by torch's first convolution
     import torch
     from measure import Setting, device_name, slug
     from runner import Bench, module_of
     from targets import means
+
+    from gconv import build
 
     if train and (ops or groups or suites):
         raise click.UsageError("--train takes no --op, --group or --suite")
@@ -106,6 +118,10 @@ def main(
         check_backend(backend, device)
     if threads is not None:
         torch.set_num_threads(threads)
+    if instruction_set is not None:
+        if (native := build.native()) is None or instruction_set not in native.instruction_sets():
+            raise click.UsageError(f"--instruction-set: {instruction_set} does not run here")
+        native.use_instruction_set(instruction_set)
     setting = Setting(backend, device, torch.get_num_threads())
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides
@@ -113,7 +129,7 @@ def main(
     cases = [case for case in cases if case.quick or not quick]
     if not cases:
         raise click.UsageError("no case has all of these options")
-    kind = "partial" if ops or groups or suites or backend else "train" if train else "full"
+    kind = "partial" if ops or groups or suites or backend or instruction_set else "train" if train else "full"
     bench = Bench(setting, QUICK_BUDGET_S if quick else BUDGET_S, with_memory=not quick)
     bench.header |= {"selection": "quick" if quick else kind, "cases": len(cases)}
     name = slug(f"{device_name(device)} {setting.threads} threads" if device == "cpu" else device_name(device))
