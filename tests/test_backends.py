@@ -144,3 +144,17 @@ def test_every_instruction_set_agrees_bit_for_bit_on_integers() -> None:
                         assert torch.equal(value.double(), expected[key]), (case, name, dtype, key)
     finally:
         native.use_instruction_set(best)
+
+
+def test_strided_1x1_weight_gradients_stay_in_their_memory() -> None:
+    """torch's own one corrupts the heap for some channels-last images, this one among them."""
+    case = Case("lifting_conv2d", "C4", size=1, stride=2, padding=0, height=56, width=54, c_in=4, c_out=1, batch=44)
+    x, weight, _ = case.operands(integers)
+    grad_out = integers(case.output_shape)
+    expected = three_maps(case, x, weight, grad_out, "reference")
+    for backend in BACKENDS:
+        last = x.float().contiguous(memory_format=torch.channels_last)
+        for _ in range(3):
+            found = three_maps(case, last, weight.float(), grad_out.float(), backend)
+            for name, value in found.items():
+                assert torch.equal(value.double(), expected[name]), (backend, name)

@@ -68,6 +68,8 @@ def conv2d_input_grad(
 def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:
     """The transpose of :func:`conv2d` in weight: (C_out, C_in[, |G|], K, K)."""
     planar = _planar(x)
+    if size == 1 and stride > 1:
+        planar = planar.contiguous()  # torch 2.13 writes past its buffers for channels-last images (oneDNN, CPU)
     bank = x.new_empty(()).expand(grad_out.shape[1] * group.order, planar.shape[1], size, size)
     grad_bank = _backward(grad_out, planar, bank, stride, padding, wanted=1)
     return filters.contract(grad_bank, group, group_filter=x.dim() == 5)
