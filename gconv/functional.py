@@ -235,7 +235,8 @@ def _convolve(
     if torch._C._is_any_autocast_enabled():
         x, weight, bias = _autocast(x, weight, bias)
     options_have_types = type(stride) is type(padding) is int and (backend is None or type(backend) is str)
-    if options_have_types and isinstance(group, PlanarGroup) and plainly_eager(x, weight, bias):
+    operands_have_types = isinstance(group, PlanarGroup) and x is not None and weight is not None
+    if options_have_types and operands_have_types and plainly_eager(x, weight, bias):
         of_bias = None if bias is None else (bias.shape, bias.dtype)
         work = _checked_work(
             operation, x.shape, x.dtype, weight.shape, weight.dtype, of_bias, group.name, stride, padding, backend

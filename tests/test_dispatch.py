@@ -176,6 +176,8 @@ def test_the_table_is_measured_by_a_command(tmp_path: Path) -> None:
 def test_the_sweep_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "LONGEST_S", 2e-3)
     monkeypatch.setattr(sweep, "BUDGET_S", 1e-3)
+    monkeypatch.setattr(sweep, "dense_forward_s", lambda shape: shape.dense_flops / 1e11)  # the same shapes every time
+    monkeypatch.setattr(sweep.cpu, "fma_peak", lambda threads: 1e11)
     path = tmp_path / "rows.jsonl"
     for count in (1, 2, 2):
         result = CliRunner().invoke(sweep.main, ["--shapes", str(count), "--threads", "1", "--output", str(path)])

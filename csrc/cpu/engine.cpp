@@ -16,8 +16,8 @@
 namespace gconv {
 namespace {
 
-// The panel of A per thread: what the first-level TLB reaches, with room for a panel of B.
-constexpr int64_t kPanelBytes = 128 * 1024;
+// The panel of A per thread: less than a first-level TLB reaches (64 pages of 4 KiB).
+constexpr int64_t kPanelBytes = 192 * 1024;
 // Multiplications worth waking a thread for.
 constexpr int64_t kWorkPerThread = 1 << 19;
 // The weight gradient's partial sums: enough pixels per sum, about so many items of work, and bytes for all of them
