@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import math
 import os
@@ -174,6 +176,18 @@ def paired_ratios(samples: Samples, name: str) -> list[float]:
 def slug(text: str) -> str:
     """A file name: "AMD EPYC, 2 threads" -> "amd-epyc-2-threads"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to give freed memory back to the system, as it does at every other large tensor.
+
+    Whoever allocates next would pay for the page faults, up to several times what a memory-bound op takes, and which
+    contender that is depends on their order. Does nothing with another C library.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
 
 
 def environment(setting: Setting) -> Row:

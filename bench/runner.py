@@ -19,6 +19,7 @@ from measure import (
     best_variant,
     environment,
     has_engine,
+    keep_freed_memory,
     paired_ratios,
     race,
     spread,
@@ -53,6 +54,7 @@ class Bench:
     """
 
     def __init__(self, setting: Setting, budget_s: float, with_memory: bool) -> None:
+        keep_freed_memory()
         self.setting = setting
         self.budget_s = budget_s
         self.with_memory = with_memory
