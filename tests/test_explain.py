@@ -100,7 +100,7 @@ def test_explanations_compare_the_times(monkeypatch: pytest.MonkeyPatch) -> None
     table = "by the table that bench/tune.py measured"
     assert str(gconv.explain("group_conv2d", x, weight, group=case.planar_group)).splitlines() == [
         f"group_conv2d: cpu (dense would take 2.5 times as long, {table})",
-        f"  input_grad: dense (cpu would take 2 times as long, {table})",
+        f"  input_grad: dense (cpu may take 2 times as long, {table})",
         f"  weight_grad: cpu (dense would take 2.5 times as long, {table})",
     ]
 

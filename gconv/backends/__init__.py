@@ -67,7 +67,7 @@ def choose(work: Work, x: Tensor) -> tuple[str, str]:
         return "dense", f"cpu cannot run: {reason}"
     ratio = predicted_ratio(work)
     if ratio < 1:
-        return "dense", f"cpu would take {1 / ratio:.2g} times as long, by the table that bench/tune.py measured"
+        return "dense", f"cpu may take {1 / ratio:.2g} times as long, by the table that bench/tune.py measured"
     return "cpu", f"dense would take {ratio:.2g} times as long, by the table that bench/tune.py measured"
 
 
@@ -87,17 +87,18 @@ def resolve(name: str, work: Work, x: Tensor) -> ModuleType:
 
 @lru_cache(maxsize=4096)
 def predicted_ratio(work: Work) -> float:
-    """dense's time over cpu's: two to the power of a quadratic polynomial in the features, fitted by bench/tune.py.
+    """dense's time over cpu's, cautiously: two to the power of a quadratic polynomial in the features, less a margin.
 
-    Its constant and linear part are the group's and the dtype's, its curvature is shared by all. Lengths outside the
-    measured range count as its ends: a polynomial says nothing there.
+    bench/tune.py fits it, and takes the margin so that dense is rarely faster where this is above 1. The constant and
+    the linear part are the group's and the dtype's, the curvature is shared by all. Lengths outside the measured range
+    count as its ends: a polynomial says nothing there.
     """
     steps, bounds = _table()["steps"], _table()["bounds"]
     step = steps[f"{work.operation} {work.step}"]
     lengths = [min(max(x, least), most) for x, (least, most) in zip(features(work), bounds, strict=True)]
     point = [1.0, *lengths, *products(lengths)]
     linear = [a + b for a, b in zip(step["group"][work.group], step["dtype"][cpu.DTYPES[work.dtype]], strict=True)]
-    return 2.0 ** sum(map(mul, [*linear, *step["curvature"]], point))
+    return 2.0 ** (sum(map(mul, [*linear, *step["curvature"]], point)) - step["margin"])
 
 
 def features(work: Work) -> list[float]:
