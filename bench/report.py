@@ -136,8 +136,8 @@ def readme_section(full: list[Row], train: list[Row]) -> str:
     parts = [
         "Baseline time / gconv time, median (20th to 80th percentile) of paired runs in one process, float32, 3 x 3 "
         "filters. The baseline is torch's conv2d on the pre-expanded bank in its faster memory format; above 1, gconv "
-        "is faster. Every result is checked before it is timed; freed memory stays with the process, so that neither side "
-        f"pays for the other's page faults.\n\n{provenance(full, 'python bench/run.py')}:",
+        "is faster. Every result is checked before it is timed; freed memory stays with the process, so that neither "
+        f"side pays for the other's page faults.\n\n{provenance(full, 'python bench/run.py')}:",
         layers_table(full),
         "![ratios of every layer](docs/images/bench_cpu.svg)",
         rest_table(full),
