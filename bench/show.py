@@ -112,6 +112,8 @@ def _race_cells(row: Row, quantities: Row) -> dict[str, str]:
 def _profile_cells(row: Row) -> dict[str, str]:
     suite = SUITES["profile"]
     speed = row["quantities"].get(suite.quantity)
+    if speed and speed["median"] > 1:  # a pass ran on another backend, and its products are in no stage
+        speed = None
     stages = sorted(row["stages"].items(), key=lambda stage: -stage[1])
     return {
         suite.label: amount(suite.quantity, speed["median"]) if speed else "not measured",
