@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 import show
-from measure import BUSY, ROOT, Case, Row, geometric_mean
+from measure import BUSY, ROOT, Row, geometric_mean
 from targets import means
 
 BEGIN, END = "<!-- speed: begin, written by bench/report.py -->", "<!-- speed: end -->"
@@ -179,7 +179,7 @@ def draw(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     layers = [row for row in rows if row["case"]["suite"] == "layers" and not row["wrong"]]
-    shapes = grouped(layers, lambda row: str(Case(**row["case"] | {"work": "", "quick": False, "memory": False})))
+    shapes = grouped(layers, lambda row: (row["case"]["op"], _name(row["case"])))
     with matplotlib.rc_context({"svg.hashsalt": "gconv"}):  # the same rows give the same file
         figure = Figure(figsize=(8, 1.2 + 0.26 * len(shapes)), layout="constrained")
         axes = figure.subplots()
