@@ -17,7 +17,7 @@ from gconv.ops import group_conv2d as group_conv2d_op
 from gconv.ops import lifting_conv2d as lifting_conv2d_op
 from gconv.ops._convolution import forward_work, run_forward
 from gconv.ops._shortcut import below_autograd, plainly_eager, records
-from gconv.ops.group_pool import pool_work
+from gconv.ops.group_pool import pool, pool_work
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = 2**28 - 1  # stride and padding: positions in a padded image fit the 32 bits that native code has for them
@@ -127,7 +127,7 @@ def group_pool(
     _check_pool(operation, x, group)
     members = _pool_members(operation, group, mode, subgroup)
     name = _backend_name(operation, backend)
-    out, _ = torch.ops.gconv.group_pool(x, group.name, members, mode, name)
+    out, _ = pool(x, group.name, members, mode, name)
     return out.squeeze(2) if subgroup is None else out
 
 

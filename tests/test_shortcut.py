@@ -41,6 +41,31 @@ def test_the_bits_are_those_of_the_op(operation: str, backend: str | None) -> No
         assert a.stride() == b.stride()
 
 
+@pytest.mark.parametrize("mode", ["max", "mean"])
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
+def test_the_bits_of_group_pool_are_those_of_the_op(backend: str | None, mode: str) -> None:
+    group = gconv.CyclicGroup(4)
+    x = torch.randn(2, 3, 4, 5, 6)
+
+    def short(leaf: Tensor) -> Tensor:
+        return gconv.group_pool(leaf, group=group, mode=mode, subgroup=[0, 2], backend=backend)
+
+    def long(leaf: Tensor) -> Tensor:
+        return torch.ops.gconv.group_pool(leaf, "C4", [0, 2], mode, backend or "auto")[0]
+
+    results = []
+    for pool in (short, long):
+        leaf = x.clone().requires_grad_()
+        out = pool(leaf)
+        (grad,) = torch.autograd.grad(out.pow(3).sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(grad.pow(2).sum(), leaf)
+        with torch.no_grad():
+            results.append([out, grad, second, pool(x)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+
+
 def test_what_is_plain() -> None:
     x, weight = torch.randn(2), nn.Parameter(torch.randn(2))
     assert plainly_eager(x, weight, None)

@@ -11,15 +11,15 @@
 namespace gconv {
 namespace {
 
-// Zero: known at run time only.
+// identity takes one plane at a time.
 template <Butterfly kind>
-constexpr int kPlanes = kind == Butterfly::identity || kind == Butterfly::sum ? 0
-                        : kind == Butterfly::c2                               ? 2
-                        : kind == Butterfly::d4                               ? 8
-                                                                              : 4;
+constexpr int kPlanes = kind == Butterfly::identity                        ? 1
+                        : kind == Butterfly::sum2 || kind == Butterfly::c2 ? 2
+                        : kind == Butterfly::sum8 || kind == Butterfly::d4 ? 8
+                                                                           : 4;
 
 template <Butterfly kind>
-constexpr int kCoefficients = kind == Butterfly::sum                                  ? 1
+constexpr int kCoefficients = kind == Butterfly::sum2 || kind == Butterfly::sum4 || kind == Butterfly::sum8 ? 1
                               : kind == Butterfly::c4_in || kind == Butterfly::c4_out ? 5
                                                                                       : kPlanes<kind>;
 
@@ -27,7 +27,10 @@ constexpr int kCoefficients = kind == Butterfly::sum                            
 // which it is -1.
 template <Butterfly kind, typename V>
 GCONV_INLINE void forward(const V* x, V* y) {
-    if constexpr (kind == Butterfly::c2) {
+    if constexpr (kCoefficients<kind> == 1) {
+        y[0] = x[0];
+        for (int i = 1; i < kPlanes<kind>; ++i) y[0] += x[i];
+    } else if constexpr (kind == Butterfly::c2) {
         y[0] = x[0] + x[1];
         y[1] = x[0] - x[1];
     } else if constexpr (kind == Butterfly::c4_in || kind == Butterfly::c4_out) {
@@ -66,7 +69,9 @@ GCONV_INLINE void forward(const V* x, V* y) {
 // x = the transpose of forward, of y.
 template <Butterfly kind, typename V>
 GCONV_INLINE void transposed(const V* y, V* x) {
-    if constexpr (kind == Butterfly::c2) {
+    if constexpr (kCoefficients<kind> == 1) {
+        for (int i = 0; i < kPlanes<kind>; ++i) x[i] = y[0];
+    } else if constexpr (kind == Butterfly::c2) {
         forward<kind>(y, x);
     } else if constexpr (kind == Butterfly::c4_in || kind == Butterfly::c4_out) {
         const V s0 = y[0] + y[1], s1 = y[0] - y[1];

@@ -272,7 +272,7 @@ struct Layout : FilterLayout<S> {
            int64_t stride, int64_t most_pixels, int64_t longest_chunk)
         : FilterLayout<S>(plan, set, x.channels, out.channels, size, longest_chunk),
           tap_table(*plan.group, plan.elements, size),
-          zeros(x.channels, S{}),
+          zeros(size * x.channels, S{}),
           pixel_step(stride * x.stride_column),
           spectrum_offset(plan.out.coefficients),
           spectrum_lead(plan.out.coefficients) {
@@ -298,6 +298,14 @@ struct Layout : FilterLayout<S> {
                 }
         }
         for (const int plane : plan.target) plane_offset.push_back(plane * out.stride_plane);
+    }
+
+    bool untransformed() const { return plan.in.kind == Butterfly::identity && plan.out.kind == Butterfly::identity; }
+
+    // Rows of A: an untransformed image's whole windows, which are adjacent K taps at a time; else channels.
+    Steps forward_steps(const Chunk& chunk) const {
+        if (plan.in.kind == Butterfly::identity) return {capacity * chunk.k, chunk.channels, chunk.k};
+        return {capacity * chunk.k, capacity * chunk.channels, chunk.channels};
     }
 
     int64_t panel_size() const { return round_up(plan.in.coefficients * capacity * max_k + kRowUnit, 16); }
@@ -559,9 +567,10 @@ void convolve_packed(const PackedFilter& filter, const Image<const S>& x, const 
     const int64_t tiles = divide_up(pixels, capacity), work_size = layout.work_size();
     threads = allowed_threads(threads, std::min(tiles, pixels * layout.packed_size() / kWorkPerThread));
     const Buffer<T> work = make_buffer<T>(work_size * threads);
-    std::vector<T> shift;
-    if (bias)
-        for (int64_t o = 0; o < out.channels; ++o) shift.push_back(load(bias[o]));
+    std::vector<T> shift(out.channels, T{0});
+    for (int64_t o = 0; bias && o < out.channels; ++o) shift[o] = load(bias[o]);
+    // Nothing to transform or to add: the products are the output.
+    const bool straight = layout.untransformed() && layout.chunks.size() == 1 && out.channels % kernel.narrow == 0;
 
     const Gather<S> gather = layout.gather(x, stride);
     const Spectrum<S> spectrum = layout.spectrum(out);
@@ -573,19 +582,21 @@ void convolve_packed(const PackedFilter& filter, const Image<const S>& x, const 
         fill_tile(tile, item * capacity, capacity, x, out, stride, padding);
         for (size_t at = 0; at < layout.chunks.size(); ++at) {
             const Chunk& chunk = layout.chunks[at];
-            const Steps steps = {capacity * chunk.k, capacity * chunk.channels, chunk.channels};
+            const Steps steps = layout.forward_steps(chunk);
             {
                 const Timed timed(Stage::gather);
                 kernel.gather(gather, tile, chunk, steps, panel);
             }
             const Timed timed(Stage::multiply);
+            if (straight)
+                return kernel.multiply_to_image(spectrum, tile, chunk.k, panel, packed, shift.data(), out.data);
             const T* b = packed + layout.k_before[at] * layout.product_columns;
             T* c = sums;
             for (size_t block = 0; block < plan.blocks.size(); ++block) {
                 const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[block];
                 const int64_t lead = layout.lead[block];
                 for (int j = 0; j < columns; ++j) {
-                    kernel.multiply(at > 0, capacity, lead, in_dim * chunk.taps, chunk.channels,
+                    kernel.multiply(at > 0, capacity, lead, in_dim * chunk.k / steps.pixel, steps.pixel,
                                     panel + (in_first + j * in_dim) * steps.coefficient, b, c);
                     c += lead * capacity;
                 }
@@ -670,6 +681,7 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
 
     const Gather<S> gather = layout.gather(x, stride);
     const Spectrum<S> spectrum = layout.spectrum(grad_out);
+    const bool straight = layout.untransformed() && grad_out.channels % kernel.lanes == 0;
     parallel_for(work_threads, slices * parts, [&](int64_t item, int thread) {
         const int64_t slice = item / parts, part = item % parts;
         const int64_t first_chunk = chunks * part / parts, end_chunk = chunks * (part + 1) / parts;
@@ -680,7 +692,7 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
         Tile tile;
         for (int64_t t = tiles * slice / slices; t < tiles * (slice + 1) / slices; ++t) {
             fill_tile(tile, t * capacity, capacity, x, grad_out, stride, padding);
-            {
+            if (!straight) {
                 const Timed timed(Stage::gradient);
                 kernel.analyse(spectrum, tile, grad_out.data, analysed);
             }
@@ -694,6 +706,10 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
                 const Timed timed(Stage::multiply);
                 const int64_t rows = round_up(chunk.k, kRowUnit);
                 T* to = start + gradient.chunk_start[at];
+                if (straight) {
+                    kernel.multiply_transposed_by_image(spectrum, tile, rows, panel, chunk.k, grad_out.data, to);
+                    continue;
+                }
                 for (size_t b = 0; b < plan.blocks.size(); ++b) {
                     const auto [in_dim, out_dim, columns, in_first, out_first] = plan.blocks[b];
                     const int64_t lead = layout.lead[b];

@@ -3,6 +3,8 @@
 // Mapping      a tile of pixels per thread (engine.cpp). For each chunk of taps x channels the tile's planes are
 //              gathered, transformed and written to an A panel, which the products read at once from L1 / L2. A panel
 //              is [coefficient][tap][pixel][channel]: a row of pixels is one stream, whatever the number of channels.
+//              Where nothing is transformed (lifting, C1) it is [pixel][tap][channel], filled K taps at a time, and the
+//              products go straight to the output.
 // Tile sizes   micro-kernel of 6 x 2 vectors with 16 vector registers (12 accumulators, 2 of B, 1 broadcast), 12 x 2
 //              with 32. B comes in panels of 2 vectors of columns; a last panel of 1 vector, or half of one, 12 rows
 //              high, keeps narrow layers from computing padding. Chunk and tile lengths: kernels.h, engine.cpp.
@@ -53,30 +55,21 @@ GCONV_INLINE void sweep(int64_t count, const Body body) {
 template <typename S, Butterfly kind>
 struct Analysis {
     using T = typename Compute<S>::type;
-    int planes;
-    const S* x[kPlanes<kind> ? kPlanes<kind> : kMaxOrder];
-    T* y[kPlanes<kind> ? kCoefficients<kind> : kMaxOrder];
+    const S* x[kPlanes<kind>];
+    T* y[kCoefficients<kind>];
 
-    Analysis(int planes, int coefficients, const S* const* from, T* const* to) : planes(planes) {
-        for (int i = 0; i < (kPlanes<kind> ? kPlanes<kind> : planes); ++i) x[i] = from[i];
-        for (int c = 0; c < (kPlanes<kind> ? kCoefficients<kind> : coefficients); ++c) y[c] = to[c];
+    Analysis(const S* const* from, T* const* to) {
+        for (int i = 0; i < kPlanes<kind>; ++i) x[i] = from[i];
+        for (int c = 0; c < kCoefficients<kind>; ++c) y[c] = to[c];
     }
 
     template <int bytes>
     GCONV_INLINE void operator()(int64_t at) const {
         using V = Vector<T, bytes>;
-        if constexpr (kind == Butterfly::identity) {
-            for (int i = 0; i < planes; ++i) V::store(y[i] + at, V::load(x[i] + at));
-        } else if constexpr (kind == Butterfly::sum) {
-            auto sum = V::load(x[0] + at);
-            for (int i = 1; i < planes; ++i) sum += V::load(x[i] + at);
-            V::store(y[0] + at, sum);
-        } else {
-            typename V::type in[kPlanes<kind>], out[kCoefficients<kind>];
-            for (int i = 0; i < kPlanes<kind>; ++i) in[i] = V::load(x[i] + at);
-            forward<kind>(in, out);
-            for (int i = 0; i < kCoefficients<kind>; ++i) V::store(y[i] + at, out[i]);
-        }
+        typename V::type in[kPlanes<kind>], out[kCoefficients<kind>];
+        for (int i = 0; i < kPlanes<kind>; ++i) in[i] = V::load(x[i] + at);
+        forward<kind>(in, out);
+        for (int c = 0; c < kCoefficients<kind>; ++c) V::store(y[c] + at, out[c]);
     }
 };
 
@@ -84,29 +77,23 @@ struct Analysis {
 template <typename S, Butterfly kind>
 struct Synthesis {
     using T = typename Compute<S>::type;
-    int planes;
-    const T* y[kPlanes<kind> ? kCoefficients<kind> : kMaxOrder];
-    S* x[kPlanes<kind> ? kPlanes<kind> : kMaxOrder];
+    const T* y[kCoefficients<kind>];
+    S* x[kPlanes<kind>];
     const T* bias;
 
-    Synthesis(int planes, const T* const* from, S* const* to, const T* bias) : planes(planes), bias(bias) {
-        for (int c = 0; c < (kPlanes<kind> ? kCoefficients<kind> : planes); ++c) y[c] = from[c];
-        for (int i = 0; i < (kPlanes<kind> ? kPlanes<kind> : planes); ++i) x[i] = to[i];
+    Synthesis(const T* const* from, S* const* to, const T* bias) : bias(bias) {
+        for (int c = 0; c < kCoefficients<kind>; ++c) y[c] = from[c];
+        for (int i = 0; i < kPlanes<kind>; ++i) x[i] = to[i];
     }
 
     template <int bytes>
     GCONV_INLINE void operator()(int64_t at) const {
         using V = Vector<T, bytes>;
-        typename V::type shift{};
+        typename V::type shift{}, in[kCoefficients<kind>], out[kPlanes<kind>];
         if (bias) shift = V::load(bias + at);
-        if constexpr (kind == Butterfly::identity || kind == Butterfly::sum) {
-            for (int i = 0; i < planes; ++i) V::store(x[i] + at, V::load(y[i] + at) + shift);
-        } else {
-            typename V::type in[kCoefficients<kind>], out[kPlanes<kind>];
-            for (int i = 0; i < kCoefficients<kind>; ++i) in[i] = V::load(y[i] + at);
-            transposed<kind>(in, out);
-            for (int i = 0; i < kPlanes<kind>; ++i) V::store(x[i] + at, out[i] + shift);
-        }
+        for (int c = 0; c < kCoefficients<kind>; ++c) in[c] = V::load(y[c] + at);
+        transposed<kind>(in, out);
+        for (int i = 0; i < kPlanes<kind>; ++i) V::store(x[i] + at, out[i] + shift);
     }
 };
 
@@ -115,8 +102,12 @@ inline void dispatch(Butterfly kind, const Arguments&... arguments) {
     switch (kind) {
         case Butterfly::identity:
             return Body<Butterfly::identity>::run(arguments...);
-        case Butterfly::sum:
-            return Body<Butterfly::sum>::run(arguments...);
+        case Butterfly::sum2:
+            return Body<Butterfly::sum2>::run(arguments...);
+        case Butterfly::sum4:
+            return Body<Butterfly::sum4>::run(arguments...);
+        case Butterfly::sum8:
+            return Body<Butterfly::sum8>::run(arguments...);
         case Butterfly::c2:
             return Body<Butterfly::c2>::run(arguments...);
         case Butterfly::c4_in:
@@ -130,21 +121,30 @@ inline void dispatch(Butterfly kind, const Arguments&... arguments) {
     }
 }
 
+// Whether the taps of one row of a window are adjacent, in memory and in the panel: one image, unrotated.
+template <Butterfly kind, typename S>
+bool whole_rows(const Gather<S>& job, const Chunk& chunk, const Steps& to) {
+    const int size = job.filter_size;
+    return kind == Butterfly::identity && size > 1 && to.tap == chunk.channels &&
+           job.tap_offset[1] - job.tap_offset[0] == chunk.channels && chunk.first_tap % size == 0 &&
+           chunk.taps % size == 0;
+}
+
 template <typename S>
 struct Gathering {
     using T = typename Compute<S>::type;
 
     template <Butterfly kind>
     struct Of {
+        static constexpr int planes = kPlanes<kind>, coefficients = kCoefficients<kind>;
+
         // All taps of a pixel at the border, whose window lies partly outside the image and reads zeros there.
         static void border(const Gather<S>& job, const Run& run, const Chunk& chunk, int64_t pixel, const Steps& to,
                            T* panel) {
-            const int planes = kPlanes<kind> ? kPlanes<kind> : job.transform->planes;
-            const int coefficients = kPlanes<kind> ? kCoefficients<kind> : job.transform->coefficients;
             const int64_t column = run.column + pixel * job.stride;
             const S* data = job.data + (run.input_offset + pixel * job.pixel_step + chunk.first_channel);
-            const S* in[kMaxOrder];
-            T* out[kMaxOrder];
+            const S* in[planes];
+            T* out[coefficients];
             for (int c = 0; c < coefficients; ++c) out[c] = panel + c * to.coefficient + pixel * to.pixel;
             for (int t = 0; t < chunk.taps; ++t) {
                 for (int i = 0; i < planes; ++i) {
@@ -154,7 +154,7 @@ struct Gathering {
                         (y < static_cast<uint64_t>(job.height)) & (x < static_cast<uint64_t>(job.width));
                     in[i] = inside ? data + job.tap_offset[at] : job.zeros;
                 }
-                sweep<T, kVectorBytes>(chunk.channels, Analysis<S, kind>(planes, coefficients, in, out));
+                sweep<T, kVectorBytes>(chunk.channels, Analysis<S, kind>(in, out));
                 for (int c = 0; c < coefficients; ++c) out[c] += to.tap;
             }
         }
@@ -163,19 +163,19 @@ struct Gathering {
         // lie outside.
         static void interior(const Gather<S>& job, const Run& run, const Chunk& chunk, int64_t first, int64_t count,
                              const Steps& to, T* panel) {
-            const int planes = kPlanes<kind> ? kPlanes<kind> : job.transform->planes;
-            const int coefficients = kPlanes<kind> ? kCoefficients<kind> : job.transform->coefficients;
             const bool rows_inside = run.row >= 0 && run.row + job.filter_size <= job.height;
             const bool adjacent = job.pixel_step == chunk.channels && to.pixel == chunk.channels;
             const S* data = job.data + (run.input_offset + first * job.pixel_step + chunk.first_channel);
-            for (int t = 0; t < chunk.taps; ++t) {
+            const int taps = whole_rows<kind>(job, chunk, to) ? job.filter_size : 1;  // at once
+            const int64_t channels = taps * chunk.channels;
+            for (int t = 0; t < chunk.taps; t += taps) {
                 const int tap = (chunk.first_tap + t) * planes;
-                const S* in[kMaxOrder];
-                T* out[kMaxOrder];
+                const S* in[planes];
+                T* out[coefficients];
                 for (int i = 0; i < planes; ++i) in[i] = data + job.tap_offset[tap + i];
                 for (int c = 0; c < coefficients; ++c)
                     out[c] = panel + c * to.coefficient + t * to.tap + first * to.pixel;
-                int64_t step[kMaxOrder];
+                int64_t step[planes];
                 bool inside = true;
                 for (int i = 0; i < planes; ++i) step[i] = job.pixel_step;
                 for (int i = 0; i < planes && !rows_inside; ++i) {
@@ -186,9 +186,9 @@ struct Gathering {
                     inside = false;
                 }
                 const int64_t pieces = adjacent && inside ? 1 : count;
-                const int64_t length = adjacent && inside ? count * chunk.channels : chunk.channels;
+                const int64_t length = adjacent && inside ? count * channels : channels;
                 for (int64_t piece = 0; piece < pieces; ++piece) {
-                    sweep<T, kVectorBytes>(length, Analysis<S, kind>(planes, coefficients, in, out));
+                    sweep<T, kVectorBytes>(length, Analysis<S, kind>(in, out));
                     for (int i = 0; i < planes; ++i) in[i] += step[i];
                     for (int c = 0; c < coefficients; ++c) out[c] += to.pixel;
                 }
@@ -209,7 +209,7 @@ struct Gathering {
                 for (int64_t pixel = end; pixel < run.count; ++pixel) border(job, run, chunk, pixel, to, start);
             }
             for (int pixel = tile.count; pixel < tile.capacity; ++pixel)
-                for (int c = 0; c < job.transform->coefficients; ++c)
+                for (int c = 0; c < coefficients; ++c)
                     for (int t = 0; t < chunk.taps; ++t)
                         std::memset(panel + c * to.coefficient + t * to.tap + pixel * to.pixel, 0,
                                     chunk.channels * sizeof(T));
@@ -223,22 +223,24 @@ void gather(const Gather<S>& job, const Tile& tile, const Chunk& chunk, const St
     dispatch<Gathering<S>::template Of>(job.transform->kind, job, tile, chunk, to, panel);
 }
 
-// Calls body(planes, coefficients) with pointers to every pixel of a tile: of its planes in the image and its
-// coefficients in the buffer.
+// Calls body with pointers to every pixel of a tile: of its planes in the image and its coefficients in the buffer.
+// Planes that are not mixed come one by one, so that both sides are read and written in order.
 template <Butterfly kind, typename S, typename P, typename T, typename Body>
 GCONV_INLINE void each_pixel(const Spectrum<S>& job, const Tile& tile, P* image, T* buffer, const Body& body) {
-    const int planes = kPlanes<kind> ? kPlanes<kind> : job.transform->planes;
-    const int coefficients = kPlanes<kind> ? kCoefficients<kind> : job.transform->coefficients;
-    P* x[kMaxOrder];
-    T* y[kMaxOrder];
+    constexpr int planes = kPlanes<kind>, coefficients = kCoefficients<kind>;
     for (int r = 0; r < tile.runs; ++r) {
         const Run& run = tile.run[r];
-        for (int i = 0; i < planes; ++i) x[i] = image + (run.output_offset + job.plane_offset[i]);
-        for (int c = 0; c < coefficients; ++c) y[c] = buffer + job.offset[c] + run.first * job.lead[c];
-        for (int pixel = 0; pixel < run.count; ++pixel) {
-            body(planes, coefficients, x, y);
-            for (int i = 0; i < planes; ++i) x[i] += job.pixel_step;
-            for (int c = 0; c < coefficients; ++c) y[c] += job.lead[c];
+        for (int first = 0; first < job.transform->planes; first += planes) {
+            P* x[planes];
+            T* y[coefficients];
+            for (int i = 0; i < planes; ++i) x[i] = image + (run.output_offset + job.plane_offset[first + i]);
+            for (int c = 0; c < coefficients; ++c)
+                y[c] = buffer + job.offset[first + c] + run.first * job.lead[first + c];
+            for (int pixel = 0; pixel < run.count; ++pixel) {
+                body(x, y);
+                for (int i = 0; i < planes; ++i) x[i] += job.pixel_step;
+                for (int c = 0; c < coefficients; ++c) y[c] += job.lead[first + c];
+            }
         }
     }
 }
@@ -250,8 +252,8 @@ struct Synthesising {
     template <Butterfly kind>
     struct Of {
         static void run(const Spectrum<S>& job, const Tile& tile, const T* buffer, const T* bias, S* image) {
-            each_pixel<kind>(job, tile, image, buffer, [&](int planes, int, S* const* x, const T* const* y) {
-                sweep<T, kVectorBytes>(job.channels, Synthesis<S, kind>(planes, y, x, bias));
+            each_pixel<kind>(job, tile, image, buffer, [&](S* const* x, const T* const* y) {
+                sweep<T, kVectorBytes>(job.channels, Synthesis<S, kind>(y, x, bias));
             });
         }
     };
@@ -270,10 +272,9 @@ struct Analysing {
     template <Butterfly kind>
     struct Of {
         static void run(const Spectrum<S>& job, const Tile& tile, const S* image, T* buffer) {
-            each_pixel<kind>(job, tile, image, buffer,
-                             [&](int planes, int coefficients, const S* const* x, T* const* y) {
-                                 sweep<T, kVectorBytes>(job.channels, Analysis<S, kind>(planes, coefficients, x, y));
-                             });
+            each_pixel<kind>(job, tile, image, buffer, [&](const S* const* x, T* const* y) {
+                sweep<T, kVectorBytes>(job.channels, Analysis<S, kind>(x, y));
+            });
             for (int pixel = tile.count; pixel < tile.capacity; ++pixel)
                 for (int c = 0; c < job.transform->coefficients; ++c)
                     std::memset(buffer + job.offset[c] + pixel * job.lead[c], 0, job.channels * sizeof(T));
@@ -286,34 +287,56 @@ void analyse(const Spectrum<S>& job, const Tile& tile, const S* image, typename 
     dispatch<Analysing<S>::template Of>(job.transform->kind, job, tile, image, buffer);
 }
 
-// c (rows x width vectors) = or += sum over k of a[row * row_step + k * step] b[k * lead_b + column]; k runs through
-// `segments` pieces of `length`, segment_step apart in a.
-template <typename T, int bytes, int rows, int width, bool accumulate>
-GCONV_INLINE void micro_kernel(int64_t segments, int64_t segment_step, int64_t length, const T* a, int64_t row_step,
-                               int64_t step, const T* b, int64_t lead_b, T* c, int64_t lead_c) {
+// sum[i][j] += a[i * row_step + k * step] * vector j of B's row k, for k in [0, length); row k of B starts at
+// b[j] + k * lead_b.
+template <int bytes, int rows, int width, typename T, typename S>
+GCONV_INLINE void add_products(typename Vector<T, bytes>::type (&sum)[rows][width], int64_t length, const T* a,
+                               int64_t row_step, int64_t step, const S* const (&b)[width], int64_t lead_b) {
     using V = Vector<T, bytes>;
-    constexpr int lanes = bytes / sizeof(T);
-    typename V::type sum[rows][width] = {};
-    for (; segments > 0; --segments) {
-        const T* from = a;
-        for (int64_t k = length; k > 0; --k) {
-            typename V::type right[width];
-            for (int j = 0; j < width; ++j) right[j] = V::load(b + j * lanes);
-            for (int i = 0; i < rows; ++i) {
-                const T left = from[i * row_step];
-                for (int j = 0; j < width; ++j) sum[i][j] += left * right[j];
-            }
-            from += step;
-            b += lead_b;
+    const S* from[width];
+    for (int j = 0; j < width; ++j) from[j] = b[j];
+    for (int64_t k = length; k > 0; --k) {
+        typename V::type right[width];
+        for (int j = 0; j < width; ++j) right[j] = V::load(from[j]);
+        for (int i = 0; i < rows; ++i) {
+            const T left = a[i * row_step];
+            for (int j = 0; j < width; ++j) sum[i][j] += left * right[j];
         }
+        a += step;
+        for (int j = 0; j < width; ++j) from[j] += lead_b;
+    }
+}
+
+// Gives out(row, vector, sum over k of a[row * row_step + k * step] b[k * lead_b + column]) for rows x width vectors; k
+// runs through `segments` pieces of `length`, segment_step apart in a.
+template <typename T, int bytes, int rows, int width, typename Out>
+GCONV_INLINE void micro_kernel(int64_t segments, int64_t segment_step, int64_t length, const T* a, int64_t row_step,
+                               int64_t step, const T* b, int64_t lead_b, const Out& out) {
+    typename Vector<T, bytes>::type sum[rows][width] = {};
+    for (; segments > 0; --segments) {
+        const T* from[width];
+        for (int j = 0; j < width; ++j) from[j] = b + j * static_cast<int>(bytes / sizeof(T));
+        add_products<bytes, rows, width>(sum, length, a, row_step, step, from, lead_b);
         a += segment_step;
+        b += length * lead_b;
     }
     for (int i = 0; i < rows; ++i)
-        for (int j = 0; j < width; ++j) {
-            T* at = c + i * lead_c + j * lanes;
-            V::store(at, accumulate ? V::load(at) + sum[i][j] : sum[i][j]);
-        }
+        for (int j = 0; j < width; ++j) out.template operator()<bytes>(i, j, sum[i][j]);
 }
+
+// Sums to rows `lead` apart in a buffer.
+template <typename T, bool accumulate>
+struct ToBuffer {
+    T* c;
+    int64_t lead;
+
+    template <int bytes>
+    GCONV_INLINE void operator()(int row, int vector, typename Vector<T, bytes>::type sum) const {
+        using V = Vector<T, bytes>;
+        T* at = c + row * lead + vector * static_cast<int>(bytes / sizeof(T));
+        V::store(at, accumulate ? V::load(at) + sum : sum);
+    }
+};
 
 // Calls body<bytes, rows, width>(column, width in elements) for every panel of n columns.
 template <typename T, typename Body>
@@ -339,9 +362,9 @@ struct Product {
     template <int bytes, int rows, int width>
     GCONV_INLINE void operator()(int64_t column, int64_t columns) const {
         for (int64_t row = 0; row < m; row += rows)
-            micro_kernel<T, bytes, rows, width, accumulate>(segments, m * length, length, a + row * length, length, 1,
-                                                            b + column * segments * length, columns,
-                                                            c + row * n + column, n);
+            micro_kernel<T, bytes, rows, width>(segments, m * length, length, a + row * length, length, 1,
+                                                b + column * segments * length, columns,
+                                                ToBuffer<T, accumulate>{c + row * n + column, n});
     }
 };
 
@@ -349,6 +372,78 @@ template <typename T>
 void multiply(bool accumulate, int64_t m, int64_t n, int64_t segments, int64_t length, const T* a, const T* b, T* c) {
     accumulate ? each_panel<T>(n, Product<T, true>{m, n, segments, length, a, b, c})
                : each_panel<T>(n, Product<T, false>{m, n, segments, length, a, b, c});
+}
+
+// Sums plus the bias to the image, a vector as one piece or as two halves: a piece lies within one plane.
+template <typename S, int pieces, int width>
+struct ToImage {
+    using T = typename Compute<S>::type;
+    const int64_t* pixel;  // [row] elements from the first pixel
+    int64_t rows;          // those beyond are not stored
+    S* image[width * pieces];
+    const T* bias[width * pieces];
+
+    template <int bytes>
+    GCONV_INLINE void operator()(int row, int vector, typename Vector<T, bytes>::type sum) const {
+        using V = Vector<T, bytes / pieces>;
+        if (row >= rows) return;
+        for (int p = 0; p < pieces; ++p) {
+            const int at = vector * pieces + p;
+            V::store(image[at] + pixel[row], V::load(bias[at]) + part<V>(sum, p));
+        }
+    }
+
+    template <typename V, typename Whole>
+    static GCONV_INLINE typename V::type part(const Whole& sum, int p) {
+        if constexpr (pieces == 1) return sum;
+        typename V::type parts[pieces];
+        std::memcpy(parts, &sum, sizeof sum);
+        return parts[p];
+    }
+};
+
+template <typename S>
+struct ProductToImage {
+    using T = typename Compute<S>::type;
+    const Spectrum<S>& job;
+    int64_t count, k;
+    const T *a, *b, *bias;
+    S* image;
+    int64_t pixel[kMaxTile];
+
+    template <int bytes, int rows, int width>
+    GCONV_INLINE void operator()(int64_t column, int64_t columns) const {
+        if (bytes == kNarrowBytes || job.channels % (bytes / sizeof(T)) == 0)
+            run<bytes, rows, width, 1>(column, columns);
+        else
+            run<bytes, rows, width, kVectorBytes / kNarrowBytes>(column, columns);
+    }
+
+    template <int bytes, int rows, int width, int pieces>
+    void run(int64_t column, int64_t columns) const {
+        constexpr int64_t lanes = bytes / pieces / sizeof(T);
+        ToImage<S, pieces, width> out;
+        for (int i = 0; i < width * pieces; ++i) {
+            const int64_t plane = (column + i * lanes) / job.channels, channel = (column + i * lanes) % job.channels;
+            out.image[i] = image + (job.plane_offset[plane] + channel);
+            out.bias[i] = bias + channel;
+        }
+        for (int64_t row = 0; row < count; row += rows) {
+            out.pixel = pixel + row;
+            out.rows = count - row;
+            micro_kernel<T, bytes, rows, width>(1, 0, k, a + row * k, k, 1, b + column * k, columns, out);
+        }
+    }
+};
+
+template <typename S>
+void multiply_to_image(const Spectrum<S>& job, const Tile& tile, int64_t k, const typename Compute<S>::type* a,
+                       const typename Compute<S>::type* b, const typename Compute<S>::type* bias, S* image) {
+    ProductToImage<S> product{job, tile.count, k, a, b, bias, image, {}};
+    for (int r = 0; r < tile.runs; ++r)
+        for (int i = 0; i < tile.run[r].count; ++i)
+            product.pixel[tile.run[r].first + i] = tile.run[r].output_offset + i * job.pixel_step;
+    each_panel<typename Compute<S>::type>(job.transform->planes * job.channels, product);
 }
 
 template <typename T>
@@ -364,8 +459,8 @@ struct TransposedProduct {
     template <int bytes, int rows, int width>
     GCONV_INLINE void operator()(int64_t column, int64_t) const {
         for (int64_t row = 0; row < m; row += rows)
-            micro_kernel<T, bytes, rows, width, true>(1, 0, k, a + row, 1, lead_a, b + column, lead_b,
-                                                      c + row * lead_c + column, lead_c);
+            micro_kernel<T, bytes, rows, width>(1, 0, k, a + row, 1, lead_a, b + column, lead_b,
+                                                ToBuffer<T, true>{c + row * lead_c + column, lead_c});
     }
 };
 
@@ -373,6 +468,50 @@ template <typename T>
 void multiply_transposed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lead_a, const T* b, int64_t lead_b, T* c,
                          int64_t lead_c) {
     each_panel<T>(n, TransposedProduct<T>{m, k, a, lead_a, b, lead_b, c, lead_c});
+}
+
+// B's rows are the pixels of an image; a vector lies within one plane.
+template <typename S>
+struct TransposedProductOfImage {
+    using T = typename Compute<S>::type;
+    const Spectrum<S>& job;
+    const Tile& tile;
+    int64_t m;
+    const T* a;
+    int64_t lead_a;
+    const S* image;
+    T* c;
+
+    template <int bytes, int rows, int width>
+    GCONV_INLINE void operator()(int64_t column, int64_t) const {
+        constexpr int64_t lanes = bytes / sizeof(T);
+        const int64_t n = job.transform->planes * job.channels;
+        const S* start[width];
+        for (int j = 0; j < width; ++j)
+            start[j] =
+                image + job.plane_offset[(column + j * lanes) / job.channels] + (column + j * lanes) % job.channels;
+        for (int64_t row = 0; row < m; row += rows) {
+            typename Vector<T, bytes>::type sum[rows][width] = {};
+            for (int r = 0; r < tile.runs; ++r) {
+                const Run& run = tile.run[r];
+                const S* from[width];
+                for (int j = 0; j < width; ++j) from[j] = start[j] + run.output_offset;
+                add_products<bytes, rows, width>(sum, run.count, a + run.first * lead_a + row, 1, lead_a, from,
+                                                 job.pixel_step);
+            }
+            const ToBuffer<T, true> out{c + row * n + column, n};
+            for (int i = 0; i < rows; ++i)
+                for (int j = 0; j < width; ++j) out.template operator()<bytes>(i, j, sum[i][j]);
+        }
+    }
+};
+
+template <typename S>
+void multiply_transposed_by_image(const Spectrum<S>& job, const Tile& tile, int64_t m,
+                                  const typename Compute<S>::type* a, int64_t lead_a, const S* image,
+                                  typename Compute<S>::type* c) {
+    each_panel<typename Compute<S>::type>(job.transform->planes * job.channels,
+                                          TransposedProductOfImage<S>{job, tile, m, a, lead_a, image, c});
 }
 
 template <typename T>
@@ -412,7 +551,7 @@ int64_t multiply_add_loop(int64_t steps) {
     T c[12 * lanes] = {};
     T a[12] = {}, b[lanes] = {};
     asm volatile("" : : "r"(a), "r"(b) : "memory");  // they could be anything
-    micro_kernel<T, kVectorBytes, 12, 1, false>(1, 0, steps, a, 1, 0, b, 0, c, lanes);
+    micro_kernel<T, kVectorBytes, 12, 1>(1, 0, steps, a, 1, 0, b, 0, ToBuffer<T, false>{c, lanes});
     return c[0] == T{0} ? steps * 2 * 12 * lanes : 0;
 }
 
@@ -422,7 +561,9 @@ constexpr Kernels<S> kKernels = {
     static_cast<int>(kNarrowBytes / sizeof(typename Compute<S>::type)),
     &gather<S>,
     &multiply<typename Compute<S>::type>,
+    &multiply_to_image<S>,
     &multiply_transposed<typename Compute<S>::type>,
+    &multiply_transposed_by_image<S>,
     &synthesise<S>,
     &analyse<S>,
     &combine<typename Compute<S>::type>,

@@ -32,8 +32,8 @@ struct Compute<double> {
 };
 
 // The transforms over the group, without their order of planes, which the plan's tables absorb.
-// identity and sum take any number of planes. c4_in and c4_out are the two ends of C4's bilinear form (butterfly.h).
-enum class Butterfly { identity, sum, c2, c4_in, c4_out, d2, d4 };
+// identity leaves every plane as it is. c4_in and c4_out are the two ends of C4's bilinear form (butterfly.h).
+enum class Butterfly { identity, sum2, sum4, sum8, c2, c4_in, c4_out, d2, d4 };
 
 struct Transform {
     Butterfly kind;
@@ -73,7 +73,7 @@ struct Gather {
     const int32_t* tap_row;  // [tap][plane]: rows below the window's corner
     const int32_t* tap_column;
     const int64_t* tap_offset;  // [tap][plane]: elements from the window's corner in plane 0
-    const S* zeros;             // as many as there are channels
+    const S* zeros;             // as many as a row of the window has
     const Transform* transform;
 };
 
@@ -111,9 +111,17 @@ struct Kernels {
     // `length` at a + i * length, m * length apart.
     void (*multiply)(bool accumulate, int64_t m, int64_t n, int64_t segments, int64_t length, const T* a, const T* b,
                      T* c);
+    // Every plane of the image = a (tile.capacity, k) b + bias, where the output is not transformed; b is (k, planes *
+    // channels), packed in panels, and the channels are a multiple of `narrow`.
+    void (*multiply_to_image)(const Spectrum<S>&, const Tile&, int64_t k, const T* a, const T* b, const T* bias,
+                              S* image);
     // c (m, n) += a (k, m)^T b (k, n); m is a multiple of kRowUnit, a is read that far.
     void (*multiply_transposed)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lead_a, const T* b, int64_t lead_b,
                                 T* c, int64_t lead_c);
+    // The same with the planes of the image for b (pixels of the tile, planes * channels), where the output is not
+    // transformed; the channels are a multiple of `lanes`.
+    void (*multiply_transposed_by_image)(const Spectrum<S>&, const Tile&, int64_t m, const T* a, int64_t lead_a,
+                                         const S* image, T* c);
     // Output planes of a tile from its coefficients, plus the bias.
     void (*synthesise)(const Spectrum<S>&, const Tile&, const T* buffer, const T* bias, S* image);
     // Coefficients of a tile from the planes of the gradient; rows past the last pixel become zero.

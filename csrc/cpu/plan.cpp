@@ -180,7 +180,9 @@ Plan make_lifting_adjoint_plan(const Group& group) {
     Plan plan{};
     plan.op = "lifting_conv2d_adjoint";
     plan.group = &group;
-    plan.in = {Butterfly::sum, group.order, 1};
+    const Butterfly sums[] = {Butterfly::identity, Butterfly::sum2, Butterfly::sum4, Butterfly::sum8};
+    for (int i = 0; i < 4; ++i)
+        if (group.order == 1 << i) plan.in = {sums[i], group.order, 1};
     plan.out = {Butterfly::identity, 1, 1};
     plan.elements = plan.source = counted(group.order);
     plan.target = {0};

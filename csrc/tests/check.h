@@ -214,7 +214,7 @@ inline Sizes random_sizes(Random& random) {
     do {
         s = {pick(random, {1, 2, 3}),
              pick(random, {1, 2, 3, 4, 5, 8, 13, 16, 17}),
-             pick(random, {1, 2, 3, 6, 8, 16, 17}),
+             pick(random, {1, 2, 3, 6, 8, 16, 17, 24}),
              pick(random, {1, 2, 3, 5, 7, 8}),
              pick(random, {1, 2, 3, 4, 6, 9}),
              pick(random, {1, 2, 3, 4, 5}),

@@ -1,5 +1,7 @@
 // The lifting convolution, its adjoint and its weight gradient against out(x, s) = sum_d f(stride x - padding + s d)
 // W(d).
+#include <vector>
+
 #include "check.h"
 
 using namespace check;
@@ -66,7 +68,14 @@ void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
 
     const auto packed = gconv::pack_lifting_conv2d(*lattice.group, weight.read(), s.threads);
     const Map<T> again(s.batch, s.c_out, lattice.order, h, w);
-    gconv::conv2d_packed<T>(packed, x.read(), nullptr, again.image, s.stride, s.padding, s.threads);
+    std::vector<T> bias;
+    for (int64_t o = 0; o < s.c_out; ++o) bias.push_back(static_cast<T>(o - 2));
+    for (int64_t o = 0; o < s.c_out; ++o)
+        for (int64_t n = 0; n < s.batch; ++n)
+            for (int g = 0; g < lattice.order; ++g)
+                for (int64_t y = 0; y < h; ++y)
+                    for (int64_t z = 0; z < w; ++z) expected(n, o, g, y, z) += bias[o];
+    gconv::conv2d_packed<T>(packed, x.read(), bias.data(), again.image, s.stride, s.padding, s.threads);
     CHECK(equal(again, expected));
 }
 

@@ -19,7 +19,7 @@ from gconv.backends import Work
 from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
-from gconv.ops._shortcut import below_autograd, shortened
+from gconv.ops._shortcut import recorded, shortened
 
 
 def forward_work(operation: str, x: Tensor, weight: Tensor, group: str, stride: int, padding: int) -> Work:
@@ -147,20 +147,6 @@ def register_convolution(name: str) -> type[torch.autograd.Function]:
         grad_bias = grad_out.sum((0, 2, 3, 4)) if ctx.has_bias and needs_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
-    class Recorded(torch.autograd.Function):
-        """``save``, ``forward`` and ``backward`` as the dispatcher would call them."""
-
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Tensor:
-            with below_autograd():
-                output = forward(*inputs)
-            save(ctx, inputs, output)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-            return backward(ctx, *grads)
-
     def save_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad_out, weight, _, _, *options = inputs
         ctx.save_for_backward(grad_out, weight)
@@ -193,4 +179,4 @@ def register_convolution(name: str) -> type[torch.autograd.Function]:
         torch.library.impl(library + suffix, "CompositeExplicitAutograd")(kernel)
         torch.library.register_fake(library + suffix, shape)
         torch.library.register_autograd(library + suffix, formula, setup_context=setup)
-    return Recorded
+    return recorded(forward, save, backward)

@@ -57,13 +57,37 @@ def records(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def shortened(op: Callable[..., Tensor], kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The op, or just its kernel where it would run nothing else."""
+def recorded(
+    kernel: Callable[..., Any], save: Callable[..., None], formula: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """The kernel with its autograd formula as the dispatcher would call them."""
 
-    def run(*arguments: Any) -> Tensor:
+    class Recorded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            with below_autograd():
+                output = kernel(*inputs)
+            save(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Any:
+            return formula(ctx, *grads)
+
+    return Recorded
+
+
+def shortened(
+    op: Callable[..., Any], kernel: Callable[..., Any], recording: type[torch.autograd.Function] | None = None
+) -> Callable[..., Any]:
+    """The op, or just its kernel where it would run nothing else; with ``recording`` where autograd records that."""
+
+    def run(*arguments: Any) -> Any:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        if records(*tensors) or not plainly_eager(*tensors):
+        if not plainly_eager(*tensors):
             return op(*arguments)
+        if records(*tensors):
+            return recording.apply(*arguments) if recording else op(*arguments)
         with below_autograd():
             return kernel(*arguments)
 

@@ -16,6 +16,7 @@ from gconv import backends
 from gconv.backends import Work
 from gconv.groups import Cosets, PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
+from gconv.ops._shortcut import recorded, shortened
 
 _OPTIONS = "str group, int[] subgroup, str mode, str backend"
 
@@ -41,7 +42,6 @@ def _pooled_shape(x: Tensor, group: PlanarGroup, subgroup: list[int]) -> tuple[i
     return (*x.shape[:2], group.order // len(subgroup), *x.shape[3:])
 
 
-@torch.library.impl("gconv::group_pool", "CompositeExplicitAutograd")
 def _pool(x: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> tuple[Tensor, Tensor]:
     planar_group = group_from_name(group)
     run = backends.resolve(backend, pool_work("forward", x, group), x)
@@ -56,7 +56,6 @@ def _(x: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> tu
     return empty(x, shape), index
 
 
-@torch.library.impl("gconv::group_pool_backward", "CompositeExplicitAutograd")
 def _scatter(grad_out: Tensor, index: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> Tensor:
     planar_group = group_from_name(group)
     run = backends.resolve(backend, pool_work("backward", grad_out, group), grad_out)
@@ -68,7 +67,6 @@ def _(grad_out: Tensor, index: Tensor, group: str, subgroup: list[int], mode: st
     return empty(grad_out, (*grad_out.shape[:2], group_from_name(group).order, *grad_out.shape[3:]))
 
 
-@torch.library.impl("gconv::group_pool_select", "CompositeExplicitAutograd")
 def _select(x: Tensor, index: Tensor, group: str, subgroup: list[int], mode: str, backend: str) -> Tensor:
     planar_group = group_from_name(group)
     run = backends.resolve(backend, pool_work("select", x, group), x)
@@ -93,7 +91,7 @@ def _save_index(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _pool_formula(ctx: Any, grad_out: Tensor, _grad_index: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _ops.group_pool_backward(grad_out, *ctx.saved_tensors, *ctx.options), None, None, None, None
+    return _backward(grad_out, *ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
 def _scatter_formula(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,6 +102,12 @@ def _select_formula(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     return _ops.group_pool_backward(grad_out, *ctx.saved_tensors, *ctx.options), None, None, None, None, None
 
 
+for _name, _kernel in (("group_pool", _pool), ("group_pool_backward", _scatter), ("group_pool_select", _select)):
+    torch.library.impl(f"gconv::{_name}", "CompositeExplicitAutograd")(_kernel)
 torch.library.register_autograd("gconv::group_pool", _pool_formula, setup_context=_save_pool)
 torch.library.register_autograd("gconv::group_pool_backward", _scatter_formula, setup_context=_save_index)
 torch.library.register_autograd("gconv::group_pool_select", _select_formula, setup_context=_save_index)
+
+_backward = shortened(_ops.group_pool_backward, _scatter)
+# The op on tensors: (x, group, subgroup, mode, backend) -> (pooled, index).
+pool = shortened(_ops.group_pool, _pool, recorded(_pool, _save_pool, _pool_formula))
