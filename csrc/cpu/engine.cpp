@@ -20,6 +20,8 @@ namespace {
 constexpr int64_t kPanelBytes = 192 * 1024;
 // Multiplications worth waking a thread for.
 constexpr int64_t kWorkPerThread = 1 << 19;
+// Filters are packed for so many columns at once: input channels times output channels.
+constexpr int64_t kFilterColumns = 64;
 // The weight gradient's partial sums: enough pixels per sum, about so many items of work, and bytes for all of them
 // beyond the first two.
 constexpr int64_t kSlicePixels = 512;
@@ -225,6 +227,7 @@ struct FilterLayout {
     std::vector<int64_t> k_before;  // [chunk] sum of k of the chunks before
     std::vector<int64_t> lead;      // [block] out_dim * C_out, rounded up to whole panels of B
     int64_t max_k = 0;
+    int64_t most_out_dim = 1;
     int64_t product_columns = 0;  // sum of in_dim * lead: elements of B per row of one coefficient
 
     FilterLayout(const Plan& plan, const InstructionSet& set, int64_t in_channels, int64_t out_channels, int64_t size,
@@ -245,6 +248,7 @@ struct FilterLayout {
         for (const Block& block : plan.blocks) {
             lead.push_back(round_up(block.out_dim * out_channels, kernel.narrow));
             product_columns += block.in_dim * lead.back();
+            most_out_dim = std::max<int64_t>(most_out_dim, block.out_dim);
         }
     }
 
@@ -362,36 +366,47 @@ void pack_row(const Kernels<S>& kernel, const T* values, int64_t count, int64_t 
         width = panel_width(lead - column, kernel.lanes, kernel.narrow);
         const int64_t real = std::clamp<int64_t>(count - column, 0, width);
         T* to = packed + column * rows + row * width;
-        std::copy_n(values + column, real, to);
-        std::fill(to + real, to + width, T{0});
+        for (int64_t j = 0; j < real; ++j) to[j] = values[column + j];
+        for (int64_t j = real; j < width; ++j) to[j] = T{0};
     }
 }
 
-// Calls body(chunk index, tap, row of the tap and channel within the chunk) for every tap.
+// Input channels whose filters are handled together, so that few output channels still fill a vector.
+struct Channels {
+    int64_t first, count;
+};
+
+// Calls body(chunk index, tap, row of the tap and first channel within the chunk, those of the channels that are in the
+// chunk) for every tap.
 template <typename S, typename Body>
-void for_each_tap(const FilterLayout<S>& layout, int64_t channel, const Body& body) {
+void for_each_tap(const FilterLayout<S>& layout, const Channels& channels, const Body& body) {
     for (size_t at = 0; at < layout.chunks.size(); ++at) {
         const Chunk& chunk = layout.chunks[at];
-        if (channel < chunk.first_channel || channel >= chunk.first_channel + chunk.channels) continue;
-        for (int tap = 0; tap < chunk.taps; ++tap)
-            body(at, chunk.first_tap + tap, tap * chunk.channels + channel - chunk.first_channel);
+        const int64_t first = std::max(channels.first, chunk.first_channel);
+        const int64_t end = std::min(channels.first + channels.count, chunk.first_channel + chunk.channels);
+        for (int tap = 0; tap < chunk.taps && first < end; ++tap)
+            body(at, chunk.first_tap + tap, tap * chunk.channels + first - chunk.first_channel,
+                 Channels{first, end - first});
     }
 }
 
-// W_d(s) of one input channel: row(s, tap) holds C_out values.
+// W_d(s) of some input channels.
 template <typename S>
 struct FilterRows {
     using T = typename Compute<S>::type;
     const FilterLayout<S>& layout;
     const Taps& taps;  // of the plan's filter_elements
-    T* values;         // [plane, tap][C_out]
+    Channels channels;
+    T* values;  // [plane, tap][channel][C_out]
 
     int64_t rows() const { return layout.plan.filter_planes * layout.taps; }
+    int64_t row_size() const { return channels.count * layout.out_channels; }
 
-    T* row(size_t s, int tap) const {
+    T* row(size_t s, int tap, int64_t channel) const {
         const int64_t at = taps.index[tap * layout.plan.filter_source.size() + s];
         const int64_t turned = layout.plan.adjoint ? layout.taps - 1 - at : at;
-        return values + (layout.plan.filter_source[s] * layout.taps + turned) * layout.out_channels;
+        return values + (layout.plan.filter_source[s] * layout.taps + turned) * row_size() +
+               (channel - channels.first) * layout.out_channels;
     }
 
     // Where the filter of an output channel and an input channel starts in memory.
@@ -400,11 +415,11 @@ struct FilterRows {
     }
 };
 
+// Elements for the rows of `together` channels, and for out_dim rows of sums and one more.
 template <typename S>
-int64_t filter_work_size(const FilterLayout<S>& layout) {
-    int64_t out_dim = 1;
-    for (const Block& block : layout.plan.blocks) out_dim = std::max<int64_t>(out_dim, block.out_dim);
-    return round_up((layout.plan.filter_planes * layout.taps + out_dim) * layout.out_channels, 16);
+int64_t filter_work_size(const FilterLayout<S>& layout, int64_t together) {
+    const int64_t rows = layout.plan.filter_planes * layout.taps + 2 * layout.most_out_dim;
+    return round_up(rows * together * layout.out_channels, 16);
 }
 
 // B of every chunk and block: What[i][k](tap, c, c_out) = scale * sum_s rho(s)[i][k] W_tap(s)[c_out, c].
@@ -413,19 +428,26 @@ void pack_filter(const FilterLayout<S>& layout, const Filter<const S>& weight, t
                  int threads) {
     using T = typename Compute<S>::type;
     const Plan& plan = layout.plan;
-    const int64_t c_out = layout.out_channels, work_size = filter_work_size(layout);
+    const int64_t c_out = layout.out_channels;
+    const int64_t together = std::clamp<int64_t>(kFilterColumns / c_out, 1, layout.in_channels);
+    const int64_t work_size = filter_work_size(layout, together);
     const size_t planes = plan.filter_source.size();
     const Taps taps(*plan.group, plan.filter_elements, layout.size);
     const Buffer<T> work = make_buffer<T>(work_size * threads);
-    parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
+    parallel_for(threads, divide_up(layout.in_channels, together), [&](int64_t item, int thread) {
         const Timed timed(Stage::pack_filter);
-        const FilterRows<S> filter{layout, taps, work.get() + thread * work_size};
-        T* row = filter.values + filter.rows() * c_out;  // [i][c_out]
-        for (int64_t o = 0; o < c_out; ++o) {
-            const S* from = weight.data + filter.offset(o, channel);
-            for (int64_t i = 0; i < filter.rows(); ++i) filter.values[i * c_out + o] = load(from[i]);
-        }
-        for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
+        const Channels channels{item * together, std::min(together, layout.in_channels - item * together)};
+        const FilterRows<S> filter{layout, taps, channels, work.get() + thread * work_size};
+        const int64_t row_size = filter.row_size();
+        T* sums = filter.values + filter.rows() * row_size;  // [i][channel][c_out]
+        T* row = sums + layout.most_out_dim * row_size;      // [i][c_out]
+        for (int64_t c = 0; c < channels.count; ++c)
+            for (int64_t o = 0; o < c_out; ++o) {
+                const S* from = weight.data + filter.offset(o, channels.first + c);
+                T* to = filter.values + c * c_out + o;
+                for (int64_t i = 0; i < filter.rows(); ++i) to[i * row_size] = load(from[i]);
+            }
+        for_each_tap(layout, channels, [&](size_t at, int tap, int64_t within, const Channels& some) {
             const int64_t chunk_k = layout.chunks[at].k;
             T* to = packed + layout.k_before[at] * layout.product_columns;
             const int8_t* matrix = plan.filter_matrix.data();
@@ -439,13 +461,18 @@ void pack_filter(const FilterLayout<S>& layout, const Filter<const S>& weight, t
                         int terms = 0;
                         for (size_t s = 0; s < planes; ++s)
                             if (const int8_t sign = matrix[(i * in_dim + k) * planes + s]) {
-                                rows[terms] = filter.row(s, tap);
+                                rows[terms] = filter.row(s, tap, some.first);
                                 signs[terms++] = sign;
                             }
-                        layout.kernel.combine(terms, rows, signs, scale, c_out, row + i * c_out);
+                        layout.kernel.combine(terms, rows, signs, scale, some.count * c_out, sums + i * row_size);
                     }
-                    pack_row(layout.kernel, row, out_dim * c_out, k * chunk_k + within, in_dim * chunk_k,
-                             layout.lead[b], to);
+                    for (int64_t c = 0; c < some.count; ++c) {
+                        const T* joined = out_dim == 1 ? sums + c * c_out : row;
+                        for (int i = 0; i < out_dim && joined == row; ++i)
+                            std::copy_n(sums + i * row_size + c * c_out, c_out, row + i * c_out);
+                        pack_row(layout.kernel, joined, out_dim * c_out, k * chunk_k + within + c, in_dim * chunk_k,
+                                 layout.lead[b], to);
+                    }
                 }
                 matrix += out_dim * in_dim * planes;
                 to += in_dim * chunk_k * layout.lead[b];
@@ -477,16 +504,16 @@ void unpack_filter(const FilterLayout<S>& layout, const GradientLayout<S>& gradi
                    const typename Compute<S>::type* sums, int64_t slices, const Filter<S>& weight, int threads) {
     using T = typename Compute<S>::type;
     const Plan& plan = layout.plan;
-    const int64_t c_out = layout.out_channels, work_size = filter_work_size(layout);
+    const int64_t c_out = layout.out_channels, work_size = filter_work_size(layout, 1);
     const size_t planes = plan.filter_source.size();
     const Taps taps(*plan.group, plan.filter_elements, layout.size);
     const Buffer<T> work = make_buffer<T>(work_size * threads);
     parallel_for(threads, layout.in_channels, [&](int64_t channel, int thread) {
         const Timed timed(Stage::unpack_filter);
-        const FilterRows<S> filter{layout, taps, work.get() + thread * work_size};
+        const FilterRows<S> filter{layout, taps, {channel, 1}, work.get() + thread * work_size};
         T* row = filter.values + filter.rows() * c_out;  // [i][c_out]
         std::fill_n(filter.values, filter.rows() * c_out, T{0});
-        for_each_tap(layout, channel, [&](size_t at, int tap, int64_t within) {
+        for_each_tap(layout, filter.channels, [&](size_t at, int tap, int64_t within, const Channels&) {
             const int64_t chunk_rows = round_up(layout.chunks[at].k, kRowUnit);
             const T* from = sums + gradient.chunk_start[at];
             const int8_t* matrix = plan.filter_matrix.data();
@@ -503,7 +530,7 @@ void unpack_filter(const FilterLayout<S>& layout, const GradientLayout<S>& gradi
                     for (int i = 0; i < out_dim; ++i)
                         for (size_t s = 0; s < planes; ++s)
                             layout.kernel.add_signed(matrix[(i * in_dim + k) * planes + s], row + i * c_out, c_out,
-                                                     filter.row(s, tap));
+                                                     filter.row(s, tap, channel));
                 }
                 matrix += out_dim * in_dim * planes;
                 from += in_dim * chunk_rows * layout.lead[b];
