@@ -102,10 +102,14 @@ def predicted_ratio(work: Work) -> float:
 
 
 def features(work: Work) -> list[float]:
-    """Logarithms of the lengths that the two backends' times depend on."""
+    """Logarithms of the lengths that the two backends' times depend on, and of where they bend.
+
+    Those are channels that fill no vector, and outputs that leave the second-level cache.
+    """
     pixels = work.batch * work.height * work.width
     lengths = (pixels, work.height, work.c_in, work.c_out, work.size, work.stride)
-    return [math.log2(max(1, length)) for length in lengths]
+    bends = (min(work.c_in, 8), min(work.c_out, 8), pixels * work.c_out / 2**16)
+    return [math.log2(max(1, length)) for length in (*lengths, *bends)]
 
 
 def products(point: list[float]) -> Iterator[float]:
