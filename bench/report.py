@@ -29,6 +29,7 @@ orientation.
 - peak MiB: operands, results and workspaces of one run in a process of its own.
 - thread time: share of the time of all threads; elsewhere: Python, waiting, and what no stage counts."""
 WORKS = ("forward", "forward+backward")
+SETS = ("avx512", "avx2", "neon", "baseline", None)  # the best first; None without the native engine
 
 
 def read_rows(files: Iterable[Path]) -> list[Row]:
@@ -36,11 +37,12 @@ def read_rows(files: Iterable[Path]) -> list[Row]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def newest(rows: list[Row], selection: str) -> list[Row]:
-    """The rows of the newest finished run of this selection ("full", "train", ...); none if there is no such run."""
+def newest(rows: list[Row], selection: str) -> list[list[Row]]:
+    """The newest finished run of this selection ("full", "train", ...) with every instruction set, the best first."""
     runs = grouped((row for row in rows if row["selection"] == selection), lambda row: row["run"])
-    finished = [run for run in runs if len(run) == run[0]["cases"]]
-    return max(finished, key=lambda run: run[0]["run"], default=[])
+    finished = sorted((run for run in runs if len(run) == run[0]["cases"]), key=lambda run: run[0]["run"])
+    of_set = {run[0]["environment"]["instruction_set"]: run for run in finished}
+    return [of_set[name] for name in sorted(of_set, key=SETS.index)]
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:
@@ -131,8 +133,9 @@ def rest_table(rows: list[Row]) -> str:
     return markdown_table(lines)
 
 
-def readme_section(full: list[Row], train: list[Row]) -> str:
-    """What stands between the markers."""
+def readme_section(runs: list[list[Row]], train: list[Row]) -> str:
+    """What stands between the markers: the first run whole, of the others the layers."""
+    full, *others = runs
     parts = [
         "Baseline time / gconv time, median (20th to 80th percentile) of paired runs in one process, float32, 3 x 3 "
         "filters. The baseline is torch's conv2d on the pre-expanded bank in its faster memory format; above 1, gconv "
@@ -142,16 +145,20 @@ def readme_section(full: list[Row], train: list[Row]) -> str:
         "![ratios of every layer](docs/images/bench_cpu.svg)",
         rest_table(full),
     ]
+    for rows in others:
+        name = rows[0]["environment"]["instruction_set"]
+        command = f"python bench/run.py --instruction-set {name}"
+        parts += [f"Both sides held to {name}: {provenance(rows, command)}:", layers_table(rows)]
     if train:
         parts += [f"{provenance(train, 'python bench/run.py --train')}:", rest_table(train)]
     parts.append("Every case, and where the time goes: `docs/speed.md`.")
     return "\n\n".join(parts)
 
 
-def details(full: list[Row], train: list[Row]) -> str:
+def details(runs: list[list[Row]], train: list[Row]) -> str:
     """docs/speed.md: every row."""
     parts = [LEGEND]
-    for rows, command in ((full, "python bench/run.py"), (train, "python bench/run.py --train")):
+    for rows, command in (*((rows, "python bench/run.py") for rows in runs), (train, "python bench/run.py --train")):
         if rows:
             parts.append(provenance(rows, command))
         for table in grouped(rows, lambda row: (row["case"]["op"], row["case"]["suite"])):
@@ -220,15 +227,15 @@ def main(files: tuple[Path, ...], selection: str, readme: Path, page: Path, plot
     FILES are what bench/run.py appended to; without any, bench/results/*.jsonl.
     """
     rows = read_rows(files or sorted((ROOT / "bench/results").glob("*.jsonl")))
-    full, train = newest(rows, selection), newest(rows, "train")
-    if not full:
+    runs, train = newest(rows, selection), next(iter(newest(rows, "train")), [])
+    if not runs:
         raise click.ClickException(f"there is no finished {selection} run yet: python bench/run.py makes one")
     try:
-        readme.write_text(replace_section(readme.read_text(), readme_section(full, train)))
+        readme.write_text(replace_section(readme.read_text(), readme_section(runs, train)))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    page.write_text(details(full, train))
-    draw(full, plot)
+    page.write_text(details(runs, train))
+    draw(runs[0], plot)
     click.echo(f"wrote {readme}, {page} and {plot}")
 
 

@@ -129,7 +129,7 @@ def main(
     cases = [case for case in cases if case.quick or not quick]
     if not cases:
         raise click.UsageError("no case has all of these options")
-    kind = "partial" if ops or groups or suites or backend or instruction_set else "train" if train else "full"
+    kind = "partial" if ops or groups or suites or backend else "train" if train else "full"
     bench = Bench(setting, QUICK_BUDGET_S if quick else BUDGET_S, with_memory=not quick)
     bench.header |= {"selection": "quick" if quick else kind, "cases": len(cases)}
     name = slug(f"{device_name(device)} {setting.threads} threads" if device == "cpu" else device_name(device))

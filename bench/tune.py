@@ -33,6 +33,7 @@ SAMPLE_S = 1e-3  # shorter calls are repeated until a sample takes this long
 ROUNDS = (3, 5)  # at least and at most
 BUDGET_S = 0.03  # of a race past the least rounds
 RIDGE = 0.3  # of the scaled features; 0.1 to 3 choose alike on held-out shapes
+LEAST_SCALE = 0.1  # of a feature: one that these samples hardly vary gets no large coefficient
 CLIP = 1.5  # binary orders of magnitude: past them it does not matter how much faster the winner is
 FOLDS = 5
 TIE = 0.05  # a choice that costs less is no loss
@@ -189,7 +190,7 @@ def coefficients(samples: list[Sample]) -> Array:
     """Ridge regression of the clipped exponents on the scaled design, in units of the design."""
     matrix = design(samples)
     wanted = np.clip([sample.exponent for sample in samples], -CLIP, CLIP)
-    scale = np.sqrt((matrix**2).mean(0)) + 1e-9
+    scale = np.maximum(np.sqrt((matrix**2).mean(0)), LEAST_SCALE)
     scaled = matrix / scale
     found = np.linalg.solve(scaled.T @ scaled + RIDGE * np.eye(len(scale)), scaled.T @ wanted)
     return np.asarray(found / scale)
