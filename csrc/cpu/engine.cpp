@@ -366,6 +366,10 @@ void pack_row(const Kernels<S>& kernel, const T* values, int64_t count, int64_t 
         width = panel_width(lead - column, kernel.lanes, kernel.narrow);
         const int64_t real = std::clamp<int64_t>(count - column, 0, width);
         T* to = packed + column * rows + row * width;
+        if (real == width) {
+            std::copy_n(values + column, width, to);
+            continue;
+        }
         for (int64_t j = 0; j < real; ++j) to[j] = values[column + j];
         for (int64_t j = real; j < width; ++j) to[j] = T{0};
     }
