@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import oracle
@@ -110,23 +111,55 @@ def test_groups_are_values() -> None:
     assert gconv.CyclicGroup(4) == gconv.group_from_name("C4")
     assert gconv.CyclicGroup(4) != gconv.DihedralGroup(4)
     assert len({gconv.CyclicGroup(4), gconv.CyclicGroup(4), gconv.DihedralGroup(2)}) == 2
-    for group in (gconv.CyclicGroup(4), gconv.DihedralGroup(1)):
+    for group in (gconv.CyclicGroup(4), gconv.DihedralGroup(1), gconv.CyclicGroup(8)):
         assert copy.deepcopy(group) == group
         assert pickle.loads(pickle.dumps(group)) == group
     assert repr(gconv.DihedralGroup(2)) == "DihedralGroup(2)"
 
 
-@pytest.mark.parametrize("n", [3, 5, 6, 8])
-@pytest.mark.parametrize("kind", [gconv.CyclicGroup, gconv.DihedralGroup])
-def test_orders_off_the_grid_are_not_implemented(kind: type, n: int) -> None:
-    with pytest.raises(NotImplementedError, match=rf"^{kind.__name__}: n must be 1, 2 or 4 .*got {n}.*not implemented"):
-        kind(n)
+@pytest.mark.parametrize("n", range(1, 17))
+@pytest.mark.parametrize("letter", ["C", "D"])
+def test_every_group_acts_on_the_plane_and_holds_its_lattice_subgroup(letter: str, n: int) -> None:
+    group = gconv.group_from_name(f"{letter}{n}")
+    assert group.order == n * (2 if letter == "D" else 1)
+    matrices = [torch.tensor(group.matrix(g), dtype=torch.float64) for g in group.elements]
+    for a in group.elements:
+        assert group.product(a, group.inverse(a)) == 0
+        for b in group.elements:
+            expected = matrices[group.product(a, b)]
+            torch.testing.assert_close(matrices[a] @ matrices[b], expected, rtol=0, atol=1e-14)
+    turn = 2 * math.pi / n
+    expected = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], dtype=torch.float64)
+    torch.testing.assert_close(matrices[1 % n], expected, rtol=0, atol=1e-14)
+    lattice, m = group.lattice, group.coset_count
+    assert lattice.name == f"{letter}{math.gcd(n, 4)}"
+    assert (m == 1) == group.is_lattice == (n in (1, 2, 4))
+    for h in lattice.elements:
+        assert group.lattice_elements[h] == h * m
+        assert group.matrix(h * m) == lattice.matrix(h)
+        assert {type(entry) for row in group.matrix(h * m) for entry in row} == {int}
+        for c in range(m):
+            assert group.product(h * m, c) == h * m + c
+    exact = [g for g in group.elements if matrices[g].round().sub(matrices[g]).abs().max() < 1e-9]
+    assert list(group.lattice_elements) == exact
+
+
+@pytest.mark.parametrize("name", ["C6", "C8", "D3", "D12"])
+def test_lattice_elements_act_as_in_the_lattice_group(name: str) -> None:
+    group = gconv.group_from_name(name)
+    x = torch.randn(2, 3, group.order, 4, 5)
+    for h, element in enumerate(group.lattice_elements):
+        assert torch.equal(group.act(x[:, :, 0], element), group.lattice.act(x[:, :, 0], h))
+        moved = group.act(x, element)
+        for g in group.elements:  # (L_a f)(., a g) = L_a f(., g)
+            assert torch.equal(moved[:, :, group.product(element, g)], group.lattice.act_grid(x[:, :, g], h))
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: gconv.CyclicGroup(0), ValueError, "CyclicGroup: n must be positive, got 0"),
+        (lambda: gconv.DihedralGroup(17), ValueError, "DihedralGroup: n must be at most 16, got 17"),
         (lambda: gconv.CyclicGroup(2.0), TypeError, "CyclicGroup: n must be an int, got float"),
         (lambda: gconv.DihedralGroup(True), TypeError, "DihedralGroup: n must be an int, got bool"),
         (lambda: gconv.group_from_name("E4"), ValueError, "group_from_name: name must be like 'C4' or 'D2', got 'E4'"),
