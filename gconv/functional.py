@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gconv import backends
+from gconv import backends, cosets
 from gconv.backends import Work, filters
 from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup, group_from_name
@@ -41,9 +41,10 @@ def lifting_conv2d(
 
     Args:
         x: (N, C_in, H, W) image, any strides.
-        weight: (C_out, C_in, K, K).
+        weight: (C_out, C_in, K, K); off the pixel grid (m * C_out, C_in, K, K), m = ``group.coset_count``: the filter
+            turned by 0..m-1 steps of 2*pi/n, as :func:`gconv.steerable_filters` makes it.
         bias: (C_out), shared by all orientations.
-        group: the group that transforms the filters.
+        group: the group that transforms the filters. Equivariance is exact for its lattice subgroup.
         stride: positive step between outputs. Exactly equivariant iff (L + 2 * padding - K) % stride == 0 on every
             axis length L that the group flips or rotates.
         padding: zeros added on every side.
@@ -78,9 +79,12 @@ def group_conv2d(
 
     Args:
         x: (N, C_in, |G|, H, W) feature map on the group; fastest in torch.channels_last_3d, any strides are legal.
-        weight: (C_out, C_in, |G|, K, K), the filter of output element e.
+        weight: (C_out, C_in, |G|, K, K), the filter of output element e; off the pixel grid the layer's filter on the
+            lattice subgroup H, (m * C_out, m * C_in, |H|, K, K) with m = ``group.coset_count``, as
+            :func:`gconv.steerable_filters` makes it: at (c * C_out + o, c' * C_in + i, h', d) it is
+            W_oi(c^-1 d, c^-1 h' c').
         bias: (C_out), shared by all orientations.
-        group: the group that transforms the filters.
+        group: the group that transforms the filters. Equivariance is exact for its lattice subgroup.
         stride: positive step between outputs; exactness as in :func:`lifting_conv2d`.
         padding: zeros added on every side.
         backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
@@ -135,7 +139,7 @@ def expand_filter(weight: Tensor, group: PlanarGroup) -> Tensor:
     """The dense filter bank whose planar convolution equals the layer's: output plane s is L_s W.
 
     Args:
-        weight: (C_out, C_in, K, K) of a lifting layer or (C_out, C_in, |G|, K, K) of a group layer.
+        weight: the filter as :func:`lifting_conv2d` or :func:`group_conv2d` takes it, of rank 4 or 5.
         group: the layer's group.
 
     Returns:
@@ -151,7 +155,8 @@ def expand_filter(weight: Tensor, group: PlanarGroup) -> Tensor:
     _check_tensor(operation, "weight", weight)
     _check_filter(operation, weight, group, lifting=weight.dim() == 4)
     _check_floating(operation, "weight", weight)
-    return filters.expand(weight, group)
+    bank = filters.expand(weight, group.lattice)
+    return cosets.unfold_bank(bank, group, group_filter=weight.dim() == 5)
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ class Explanation:
         gradients: the same of the passes behind it: "input_grad" and "weight_grad", or "backward" of group_pool, to
             (backend, reason).
         unavailable: backend to why it cannot run.
+        runs_as: what a convolution on a group off the pixel grid comes to; empty on the grid.
     """
 
     operation: str
@@ -172,9 +178,11 @@ class Explanation:
     reason: str
     gradients: dict[str, tuple[str, str]]
     unavailable: dict[str, str]
+    runs_as: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.operation}: {self.backend} ({self.reason})"]
+        lines += [f"  {self.runs_as}"] if self.runs_as else []
         lines += [f"  {step}: {backend} ({reason})" for step, (backend, reason) in self.gradients.items()]
         lines += [f"  {name} cannot run: {reason}" for name, reason in self.unavailable.items()]
         return "\n".join(lines)
@@ -213,11 +221,27 @@ def explain(
             raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
         x, weight, _ = _autocast(x, weight, None)
         _check_convolution(operation, x, weight, None, group, stride, padding)
-        work, steps = forward_work(operation, x, weight, group.name, stride, padding), ["input_grad", "weight_grad"]
+        folded = cosets.fold(x.to("meta"), group) if x.dim() == 5 else x
+        work = forward_work(operation, folded, weight, group.lattice.name, stride, padding)
+        steps = ["input_grad", "weight_grad"]
     backend, reason = backends.choose(work, x)
     gradients = {step: backends.choose(work._replace(step=step), x) for step in steps}
     missing = {name: why for name in backends.BACKENDS if (why := backends.unavailable(name, x))}
-    return Explanation(operation, backend, reason, gradients, missing)
+    runs_as = "" if operation == "group_pool" else _runs_as(operation, group, backend)
+    return Explanation(operation, backend, reason, gradients, missing, runs_as)
+
+
+def _runs_as(operation: str, group: PlanarGroup, backend: str) -> str:
+    """The lattice layer that a convolution on the group is, and what that saves; empty for lattice groups."""
+    if group.is_lattice:
+        return ""
+    lattice = group.lattice
+    saving = lattice.order**2 / sum(irrep.multiplications for irrep in lattice.irreps)
+    saves = operation == "group_conv2d" and backend == "cpu" and saving > 1
+    multiplications = f"{saving:.3g} times fewer multiplications than" if saves else "as many multiplications as"
+    return (
+        f"{group.name} runs as {lattice.name} with {group.coset_count} x the channels: {multiplications} its dense bank"
+    )
 
 
 def _convolve(
@@ -236,7 +260,7 @@ def _convolve(
         x, weight, bias = _autocast(x, weight, bias)
     options_have_types = type(stride) is type(padding) is int and (backend is None or type(backend) is str)
     operands_have_types = isinstance(group, PlanarGroup) and x is not None and weight is not None
-    if options_have_types and operands_have_types and plainly_eager(x, weight, bias):
+    if options_have_types and operands_have_types and group.is_lattice and plainly_eager(x, weight, bias):
         of_bias = None if bias is None else (bias.shape, bias.dtype)
         work = _checked_work(
             operation, x.shape, x.dtype, weight.shape, weight.dtype, of_bias, group.name, stride, padding, backend
@@ -248,6 +272,11 @@ def _convolve(
             return run_forward(work, x, weight, bias, group, padding, name, cache)
     _check_convolution(operation, x, weight, bias, group, stride, padding)
     name = _backend_name(operation, backend)
+    if not group.is_lattice:
+        folded = cosets.fold(x, group) if x.dim() == 5 else x
+        bias = None if bias is None else bias.repeat(group.coset_count)
+        out = _convolve(operation, folded, weight, bias, group.lattice, stride, padding, backend, cache)
+        return cosets.unfold(out, group)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
 
@@ -302,7 +331,8 @@ def _check_convolution(
     _check_int(operation, "stride", stride, 1)
     _check_int(operation, "padding", padding, 0)
     _check_filter(operation, weight, group, lifting)
-    c_out, c_in, size = weight.shape[0], weight.shape[1], weight.shape[-1]
+    m, size = group.coset_count, weight.shape[-1]
+    c_out, c_in = weight.shape[0] // m, weight.shape[1] // (1 if lifting else m)
     if x.dim() != weight.dim() or x.shape[1] != c_in or (not lifting and x.shape[2] != group.order):
         wanted = f"(N, {c_in}, H, W)" if lifting else f"(N, {c_in}, {group.order}, H, W)"
         raise ValueError(
@@ -356,12 +386,17 @@ def _pool_members(operation: str, group: PlanarGroup, mode: str, subgroup: Seque
 
 
 def _check_filter(operation: str, weight: Tensor, group: PlanarGroup, lifting: bool) -> None:
-    group_axis_fits = lifting or (weight.dim() == 5 and weight.shape[2] == group.order)
-    fits = weight.dim() == (4 if lifting else 5) and group_axis_fits and weight.shape[-1] == weight.shape[-2]
+    order, m = group.lattice.order, group.coset_count
+    axes_fit = weight.dim() == 4 if lifting else weight.dim() == 5 and weight.shape[2] == order
+    copied = weight.shape[:1] if lifting else weight.shape[:2]
+    fits = axes_fit and weight.shape[-1] == weight.shape[-2] and all(length % m == 0 for length in copied)
     if not fits or min(weight.shape) < 1:
-        wanted = "(C_out, C_in, K, K)" if lifting else f"(C_out, C_in, {group.order}, K, K) for group {group.name}"
+        copies = "" if group.is_lattice else f"{m} "
+        wanted = f"({copies}C_out, C_in, K, K)" if lifting else f"({copies}C_out, {copies}C_in, {order}, K, K)"
+        wanted += "" if lifting and group.is_lattice else f" for group {group.name}"
         without = " without empty axes" if fits else ""
-        raise ValueError(f"{operation}: weight must be {wanted}{without}, got {tuple(weight.shape)}")
+        source = "" if group.is_lattice else ", as gconv.steerable_filters makes it"
+        raise ValueError(f"{operation}: weight must be {wanted}{without}{source}, got {tuple(weight.shape)}")
 
 
 def _check_group(operation: str, group: PlanarGroup) -> None:

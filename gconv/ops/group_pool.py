@@ -33,9 +33,13 @@ def _cosets(group: PlanarGroup, subgroup: tuple[int, ...]) -> Cosets:
 
 
 def pool_work(step: str, x: Tensor, group: str) -> Work:
-    """What a step of group_pool on this tensor does; the map or, in its backward, the pooled one."""
-    batch, channels, _, height, width = x.shape
-    return Work("group_pool", step, group, x.dtype, channels, 1, 1, 1, batch, height, width)
+    """What a step of group_pool on this tensor does; the map or, in its backward, the pooled one.
+
+    A group off the pixel grid counts as its lattice subgroup with more channels, which moves as many bytes.
+    """
+    (batch, channels, _, height, width), planar_group = x.shape, group_from_name(group)
+    channels *= planar_group.coset_count
+    return Work("group_pool", step, planar_group.lattice.name, x.dtype, channels, 1, 1, 1, batch, height, width)
 
 
 def _pooled_shape(x: Tensor, group: PlanarGroup, subgroup: list[int]) -> tuple[int, ...]:
