@@ -6,6 +6,7 @@ from gconv import nn
 from gconv.convert import to_planar
 from gconv.functional import Explanation, expand_filter, explain, group_conv2d, group_pool, lifting_conv2d
 from gconv.groups import CyclicGroup, DihedralGroup, Irrep, PlanarGroup, group_from_name
+from gconv.steerable import Ring, sp_gan_basis, steerable_basis, steerable_filters
 
 __version__ = version("gconv")
 
@@ -15,6 +16,7 @@ __all__ = [
     "Explanation",
     "Irrep",
     "PlanarGroup",
+    "Ring",
     "expand_filter",
     "explain",
     "group_conv2d",
@@ -22,5 +24,8 @@ __all__ = [
     "group_pool",
     "lifting_conv2d",
     "nn",
+    "sp_gan_basis",
+    "steerable_basis",
+    "steerable_filters",
     "to_planar",
 ]

@@ -26,7 +26,7 @@ def to_planar(module: nn.Module) -> nn.Conv2d:
     if not isinstance(module, LiftingConv2d | GroupConv2d):
         raise TypeError(f"to_planar: module must be a LiftingConv2d or GroupConv2d, got {type(module).__name__}")
     with torch.no_grad():
-        bank = expand_filter(module.weight, module.group)
+        bank = expand_filter(module.spatial_filter(), module.group)
         planar = nn.Conv2d(
             bank.shape[1],
             bank.shape[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,14 @@ from gconv.groups import PlanarGroup
 
 _memcmp = ctypes.CDLL(None if os.name == "posix" else "msvcrt").memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+class Packer(Protocol):
+    """What transforms a filter, once for many calls: a backend, or the steerable filters of a layer."""
+
+    def pack(self, weight: Tensor, group: PlanarGroup) -> Any: ...
+
+    def packing_state(self) -> object: ...
 
 
 class _Entry(NamedTuple):
@@ -23,7 +31,7 @@ class _Entry(NamedTuple):
 
 
 class FilterCache:
-    """One packed filter per backend.
+    """One packed filter per packer.
 
     Values are compared, byte by byte: nothing else tells of every change, since writes through ``weight.data`` or
     another alias leave no trace, and a parametrized weight is a new tensor each time. That reads the filter once, a
@@ -32,15 +40,15 @@ class FilterCache:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[ModuleType, _Entry] = {}
+        self._entries: dict[Packer | ModuleType, _Entry] = {}
 
-    def packed(self, backend: ModuleType, weight: Tensor, group: PlanarGroup) -> Any:
-        """``backend.pack(weight, group)``, made again only if it would differ. The weight is on the CPU."""
+    def packed(self, packer: Packer | ModuleType, weight: Tensor, group: PlanarGroup) -> Any:
+        """``packer.pack(weight, group)``, made again only if it would differ. The weight is on the CPU."""
         weight = weight.contiguous()
-        entry, state = self._entries.get(backend), backend.packing_state()
+        entry, state = self._entries.get(packer), packer.packing_state()
         if entry is None or entry.group != group or entry.state != state or not _same(entry.weight, weight):
             kept = weight.clone()  # first, and packed from: another thread may be writing to the weight
-            entry = self._entries[backend] = _Entry(group, kept, state, backend.pack(kept, group))
+            entry = self._entries[packer] = _Entry(group, kept, state, packer.pack(kept, group))
         return entry.packed
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from gconv.backends.filter_cache import FilterCache
 from gconv.functional import _backend_name, _check_group, _convolve
 from gconv.groups import PlanarGroup
+from gconv.nn.steerable import SteerableFilters
+from gconv.steerable import Ring
 
 
 class _Convolution(nn.Module):
     """What the two layers share: parameters, padding, the warning when a stride breaks exactness, and the filter cache.
 
-    In eval mode, where no gradient is recorded, the transformed filter is kept until the weight's values change.
+    In eval mode, where no gradient is recorded, what is made of the weight is kept until its values change.
     """
 
     lifting: ClassVar[bool]
@@ -33,6 +36,7 @@ class _Convolution(nn.Module):
         padding: int | Literal["same"] = 0,
         bias: bool = True,
         backend: str | None = None,
+        basis: Sequence[Ring] | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -55,26 +59,43 @@ class _Convolution(nn.Module):
         self.stride = stride
         self.padding = _padding(name, kernel_size, stride, padding)
         self.backend = backend
+        pixels = group.is_lattice and basis is None
+        self.steerable = None if pixels else SteerableFilters(name, group, kernel_size, basis)
         axis = () if self.lifting else (group.order,)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *axis, kernel_size, kernel_size))
+        window = (kernel_size, kernel_size) if self.steerable is None else (self.steerable.size,)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *axis, *window))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self._filters = FilterCache()
         self._warned = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """torch.nn.Conv2d's initialisation: uniform in +-1/sqrt(fan_in), fan_in = C_in K^2, times |G| past lifting."""
-        bound = 1 / math.sqrt(self.weight[0].numel())
-        nn.init.uniform_(self.weight, -bound, bound)
+        """Uniform in +-gain / sqrt(fan_in), fan_in = the numbers in one output channel's weight; bias with gain 1.
+
+        Pixels have gain 1, torch.nn.Conv2d's initialisation. Coefficients have gain sqrt(3), which keeps the variance:
+        white input of variance 1 gives output of variance E[W(d)^2] summed over taps d, planes and input channels. With
+        independent coefficients of variance v that is v * sum_b sum_d psi_b(d)^2, summed likewise, = v * fan_in, since
+        the squares of the B functions sum to B at every angle (:func:`gconv.steerable_filters`). It is 1 for
+        v = 1 / fan_in, and a uniform variable in +-a has variance a^2 / 3. Padding lessens it near the border.
+        """
+        fan_in = self.weight[0].numel()
+        gain = 1 if self.steerable is None else math.sqrt(3)
+        nn.init.uniform_(self.weight, -gain / math.sqrt(fan_in), gain / math.sqrt(fan_in))
         if self.bias is not None:
-            nn.init.uniform_(self.bias, -bound, bound)
+            nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def spatial_filter(self) -> Tensor:
+        """What :func:`gconv.lifting_conv2d` or ``group_conv2d`` takes: ``weight``, or the filters of coefficients."""
+        if self.steerable is None:
+            return self.weight
+        return self.steerable(self.weight, None if self.training else self._filters)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in[, |G|], H, W) -> (N, C_out, |G|, H', W'), as :func:`gconv.lifting_conv2d` and ``group_conv2d``."""
         out = _convolve(
             "lifting_conv2d" if self.lifting else "group_conv2d",
             x,
-            self.weight,
+            self.spatial_filter(),
             self.bias,
             self.group,
             self.stride,
@@ -87,7 +108,7 @@ class _Convolution(nn.Module):
         return out
 
     def train(self, mode: bool = True) -> Self:
-        """Also frees the transformed filter, which is kept in eval mode where no gradient is recorded."""
+        """Also frees what is made of the weight, which is kept in eval mode where no gradient is recorded."""
         if mode:
             self._filters.clear()
         return super().train(mode)
@@ -105,8 +126,8 @@ class _Convolution(nn.Module):
             self._warned = True
             warnings.warn(
                 f"{type(self).__name__}: {' and '.join(found)} with K = {self.kernel_size}, stride = {self.stride} and "
-                f"padding = {self.padding} is not exactly equivariant under {self.group.name}: the windows do not end "
-                f"where they began; {' and '.join(exact)} would be exact",
+                f"padding = {self.padding} is not exactly equivariant under {self.group.lattice.name}: the windows do "
+                f"not end where they began; {' and '.join(exact)} would be exact",
                 stacklevel=5,  # past torch's three frames of Module.__call__ and forward
             )
 
@@ -119,7 +140,8 @@ class _Convolution(nn.Module):
 class LiftingConv2d(_Convolution):
     """Lifting convolution: an image to a feature map on the group (:func:`gconv.lifting_conv2d`).
 
-    x: (N, C_in, H, W) -> (N, C_out, |G|, H', W'). Equivariant: moving the image by g moves the map by g.
+    x: (N, C_in, H, W) -> (N, C_out, |G|, H', W'). Equivariant: moving the image by g moves the map by g;
+    exactly for the elements of ``group.lattice``, and up to the sampling of filter and image for others.
 
     Args:
         in_channels: C_in.
@@ -130,6 +152,11 @@ class LiftingConv2d(_Convolution):
         padding: zeros on every side, or "same" for odd K and stride 1.
         bias: whether to add a bias per channel, shared by all orientations.
         backend: see :func:`gconv.lifting_conv2d`.
+        basis: rings of steerable filters (:func:`gconv.steerable_filters`). None: on the pixel grid each pixel of the
+            filter is a parameter, off the grid the basis is :func:`gconv.steerable_basis`.
+
+    Attributes:
+        weight: (C_out, C_in, K, K), or with steerable filters the coefficients (C_out, C_in, B).
 
     Raises:
         TypeError, ValueError: an argument out of range, named in the message.
@@ -143,6 +170,9 @@ class GroupConv2d(_Convolution):
 
     x: (N, C_in, |G|, H, W) -> (N, C_out, |G|, H', W'). Equivariant: moving x by g moves the output by g.
     Arguments and errors are those of :class:`LiftingConv2d`.
+
+    Attributes:
+        weight: (C_out, C_in, |G|, K, K), or with steerable filters the coefficients (C_out, C_in, |G|, B).
     """
 
     lifting = False

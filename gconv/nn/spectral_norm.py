@@ -3,7 +3,8 @@
 Group layers: the dense bank as a (C_out |G|) x (C_in |G| K^2) matrix is block diagonal in the irreps, with blocks
 What(rho) = sum_s W_d(s) rho(s) of size (C_out d) x (C_in K^2 d), so sigma = max over rho of sigma(What(rho)).
 Lifting layers: the bank stacks L_s W, and (L_s W) v = W (s^-1 v); the same filter meets |G| moved vectors.
-Neither builds the bank.
+Neither builds the bank. A layer off the pixel grid is one on its lattice subgroup (gconv/cosets.py), with the same bank
+but for the order of its rows and columns; sigma is that of the filter, and the coefficients are divided by it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn.utils import parametrizations, parametrize
 from gconv.backends import filters
 from gconv.groups import PlanarGroup
 from gconv.nn.conv import _Convolution
+from gconv.nn.steerable import SteerableFilters
 
 _WARM_UP_ITERATIONS = 15  # as torch.nn.utils.parametrizations.spectral_norm
 
@@ -26,11 +28,14 @@ _WARM_UP_ITERATIONS = 15  # as torch.nn.utils.parametrizations.spectral_norm
 class _OperatorNorm(nn.Module):
     """weight -> weight / sigma, sigma by power iteration on each block; the vectors are buffers."""
 
-    def __init__(self, weight: Tensor, group: PlanarGroup, n_power_iterations: int) -> None:
+    def __init__(
+        self, weight: Tensor, group: PlanarGroup, steerable: SteerableFilters | None, n_power_iterations: int
+    ) -> None:
         super().__init__()
-        self.group = group
+        self.group = group.lattice
+        self.steerable = steerable
         self.n_power_iterations = n_power_iterations
-        for i, irrep in enumerate(group.irreps):
+        for i, irrep in enumerate(self.group.irreps):
             table = torch.tensor(irrep.matrices, dtype=weight.dtype, device=weight.device)
             self.register_buffer(f"irrep{i}", table, persistent=False)
         with torch.no_grad():
@@ -43,6 +48,8 @@ class _OperatorNorm(nn.Module):
             self._iterate(operators, _WARM_UP_ITERATIONS)
 
     def _operators(self, weight: Tensor) -> list[_Operator]:
+        if self.steerable is not None:
+            weight = self.steerable(weight)
         if weight.dim() == 4:
             return [_LiftingBank(weight, self.group)]
         upright = filters.align(weight, self.group)
@@ -142,6 +149,6 @@ def spectral_norm(module: nn.Module, n_power_iterations: int = 1) -> nn.Module:
         raise ValueError(f"spectral_norm: n_power_iterations must be positive, got {n_power_iterations}")
     if not isinstance(module, _Convolution):
         return parametrizations.spectral_norm(module, n_power_iterations=n_power_iterations)
-    norm = _OperatorNorm(module.weight.detach(), module.group, n_power_iterations)
+    norm = _OperatorNorm(module.weight.detach(), module.group, module.steerable, n_power_iterations)
     parametrize.register_parametrization(module, "weight", norm)
     return module
