@@ -17,6 +17,8 @@ LAYERS = {
     "C2": ((32, 28),),
     "D1": ((32, 28),),
     "D2": ((32, 28),),
+    "C8": ((32, 28),),
+    "D8": ((16, 28),),
 }
 
 # SP-GAN's D4 networks for 64x64 images, and the widths of its C8 network as C4 layers.

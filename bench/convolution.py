@@ -33,7 +33,7 @@ def contest(case: Case, setting: Setting) -> Contest:
     else:
         rivals = _baselines(case, setting)
     x, weight, grad_out = operands(case, setting)
-    order = grad_out.shape[2]
+    lattice_order = gconv.group_from_name(case.group).lattice.order
     return Contest(
         ours(case, setting),
         rivals,
@@ -43,7 +43,7 @@ def contest(case: Case, setting: Setting) -> Contest:
         dense_flops=2.0 * passes * dense_flops,
         operands={
             OURS: x.nbytes + weight.nbytes + grad_out.nbytes,
-            "conv2d": x.nbytes + order * weight.nbytes + grad_out.nbytes,
+            "conv2d": x.nbytes + lattice_order * weight.nbytes + grad_out.nbytes,
         },
     )
 
@@ -59,10 +59,19 @@ def operands(case: Case, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
 
     last = torch.channels_last_3d if axis else torch.channels_last
     x = draw(case.batch, case.c_in, *axis, case.height, case.height).contiguous(memory_format=last)
-    weight = draw(case.c_out, case.c_in, *axis, case.size, case.size) / math.sqrt(case.c_in * order * case.size**2)
+    weight = draw(*weight_shape(case)) / math.sqrt(case.c_in * order * case.size**2)
     height = case.height + 2 * (case.size // 2) - case.size + 1
     grad_out = draw(case.batch, case.c_out, order, height, height).contiguous(memory_format=torch.channels_last_3d)
     return x, weight, grad_out
+
+
+def weight_shape(case: Case) -> tuple[int, ...]:
+    """Of the filter as the op takes it."""
+    group = gconv.group_from_name(case.group)
+    m, window = group.coset_count, (case.size, case.size)
+    if case.op == "lifting_conv2d":
+        return (m * case.c_out, case.c_in, *window)
+    return (m * case.c_out, m * case.c_in, group.lattice.order, *window)
 
 
 def ours(case: Case, setting: Setting) -> Run:
@@ -105,13 +114,8 @@ def multiplications(case: Case) -> tuple[int, int]:
     plain = case.batch * case.height**2 * case.c_in * case.c_out * case.size**2
     if case.op == "lifting_conv2d":
         return plain * group.order, plain * group.order
-    return plain * sum(map(products, group.irreps)), plain * group.order**2
-
-
-def products(irrep: gconv.Irrep) -> int:
-    """Real products per tap: matrix times columns, or the three of a complex number (C4's pair of characters)."""
-    is_complex = irrep.columns < irrep.dim
-    return 3 if is_complex else irrep.dim**2 * irrep.columns
+    in_irreps = sum(irrep.multiplications for irrep in group.lattice.irreps)
+    return plain * group.coset_count**2 * in_irreps, plain * group.order**2
 
 
 def errors(case: Case, setting: Setting) -> dict[str, float]:

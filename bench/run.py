@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parent / "results"
 OPS = ("lifting_conv2d", "group_conv2d", "group_pool")
 SUITES = tuple(name for name in show.SUITES if name != "train")
-GROUPS = ("C2", "C4", "D1", "D2", "D4")
+GROUPS = ("C2", "C4", "D1", "D2", "D4", "C8", "D8")
 ONEDNN_NAMES = {"avx2": "AVX2", "avx512": "AVX512_CORE"}  # ONEDNN_MAX_CPU_ISA in oneDNN's documentation
 BUDGET_S, QUICK_BUDGET_S = 1.5, 0.3  # of each race
 

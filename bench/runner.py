@@ -9,6 +9,7 @@ from typing import Any
 
 import memory
 import torch
+from convolution import weight_shape
 from measure import (
     OURS,
     Case,
@@ -96,9 +97,9 @@ class Bench:
         group = gconv.group_from_name(case.group)
         axis = () if case.op == "lifting_conv2d" else (group.order,)
         x = torch.empty(case.batch, case.c_in, *axis, case.height, case.height, device=self.setting.device)
-        weight = x.new_empty(case.c_out, case.c_in, *axis, case.size, case.size)
         if case.op == "group_pool":
             return gconv.explain(case.op, x, group=group).backend
+        weight = x.new_empty(weight_shape(case))
         return gconv.explain(case.op, x, weight, group=group, padding=case.size // 2).backend
 
     def race(self, case: Case, contest: Contest) -> Row:

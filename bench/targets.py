@@ -57,6 +57,8 @@ TARGETS = (
     Target("layers", "ratio", 1.5, ("C2", "D1"), BOTH, "group_conv2d"),
     Target("layers", "ratio", 3.0, ("D2",), FORWARD, "group_conv2d"),
     Target("layers", "ratio", 2.7, ("D2",), BOTH, "group_conv2d"),
+    Target("layers", "ratio", 2.2, ("C8",), op="group_conv2d"),
+    Target("layers", "ratio", 4.0, ("D8",), op="group_conv2d"),
     Target("layers", "ratio", 1.0, op="lifting_conv2d"),
     Target("layers", "memory", 1.0, at_most=True),  # as a fraction of the bank's
     Target("pool", "of copy bandwidth", 0.8),

@@ -144,7 +144,10 @@ def test_paired_ratios_and_their_spread() -> None:
     assert measure.geometric_mean([3.0, 3.0, 3.0]) == pytest.approx(statistics.geometric_mean([3.0] * 3))
 
 
-@pytest.mark.parametrize(("group", "count"), [("C1", 1), ("C2", 2), ("C4", 5), ("D1", 2), ("D2", 4), ("D4", 12)])
+@pytest.mark.parametrize(
+    ("group", "count"),
+    [("C1", 1), ("C2", 2), ("C4", 5), ("D1", 2), ("D2", 4), ("D4", 12), ("C8", 20), ("D8", 48), ("C3", 9)],
+)
 def test_multiplications_are_those_of_the_engine(group: str, count: int) -> None:
     case = Case("group_conv2d", "layers", group, 3, 5, 7, "forward", batch=2)
     order = gconv.group_from_name(group).order
@@ -180,6 +183,7 @@ def test_geometric_means_are_judged_only_when_complete() -> None:
 
 def test_every_layer_has_its_targets() -> None:
     bounds = {"C2": (1.6, 1.5), "C4": (2.5, 2.2), "D1": (1.6, 1.5), "D2": (3.0, 2.7), "D4": (3.2, 3.0)}
+    bounds |= {"C8": (2.2, 2.2), "D8": (4.0, 4.0)}
     shapes = set()
     for case in bench_group_conv2d.CASES:
         if case.suite == "layers":
@@ -187,7 +191,7 @@ def test_every_layer_has_its_targets() -> None:
             assert target["bound"] == bounds[case.group][case.work != "forward"]
             assert target["met"] == (target["bound"] <= 3.1)
             shapes.add((case.group, case.c_in, case.height))
-    assert len(shapes) == 11
+    assert len(shapes) == 13
     for op, module in BENCHES.items():
         assert {case.op for case in module.CASES} == {op}
         assert {case.suite for case in module.CASES} <= set(show.SUITES)
