@@ -173,7 +173,7 @@ def relative_elements(group: PlanarGroup) -> Tensor:
 def _sampled_basis(group: PlanarGroup, kernel_size: int, basis: Basis) -> Array:
     angle = 2 * math.pi / group.rotations * np.arange(group.coset_count)[:, None, None]
     _, phi = _polar(kernel_size)
-    planes = []
+    planes: list[Array] = []
     for ring in basis:
         for k in range(ring.max_frequency + 1):
             profile = _profile(ring, k, kernel_size)
