@@ -26,9 +26,8 @@ from gconv.backends import Work, cpu
 SEED = 1  # bench/sweep.py draws with another
 OPS = (*CONVOLUTIONS * 4, "group_pool")  # whose choice is easy
 GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")
-# How often a dtype is drawn, and by how much its shapes are smaller: torch convolves float16 slowly on CPUs.
-DTYPES = {torch.float32: (12, 1.0), torch.float64: (2, 0.5), torch.bfloat16: (3, 1.0), torch.float16: (2, 0.05)}
-FLOPS = 1e9  # of dense: some 10 ms on two cores; the winner of larger work is that of the same lengths with less
+# How often a dtype is drawn.
+DTYPES = {torch.float32: 12, torch.float64: 2, torch.bfloat16: 3, torch.float16: 2}
 SAMPLE_S = 1e-3  # shorter calls are repeated until a sample takes this long
 ROUNDS = (3, 5)  # at least and at most
 BUDGET_S = 0.03  # of a race past the least rounds
@@ -101,11 +100,9 @@ def measure(seconds: float) -> Iterator[Sample]:
     rng = random.Random(SEED)
     end = time.perf_counter() + seconds
     shapes = draw(rng, OPS, GROUPS)
-    weights = [weight for weight, _ in DTYPES.values()]
     while time.perf_counter() < end:
-        (dtype,) = rng.choices(list(DTYPES), weights)
-        flops = FLOPS * DTYPES[dtype][1]
-        shape = next(shape for shape in shapes if shape.dense_flops <= flops)
+        (dtype,) = rng.choices(list(DTYPES), list(DTYPES.values()))
+        shape = next(shape for shape in shapes if shape.dense_flops <= backends.MEASURED_FLOPS[dtype])
         mode = rng.choice(("max", "mean"))
         with torch.no_grad():
             for work, run in passes(shape, dtype, mode):

@@ -70,7 +70,10 @@ def test_the_table_is_packaged() -> None:
 @needs_native
 @pytest.mark.parametrize("step", ["forward", *GRADIENTS])
 def test_layers_of_usual_width_run_on_the_engine(step: str) -> None:
-    for group, channels, height in [("C4", 16, 28), ("C4", 64, 14), ("D4", 8, 28), ("D4", 32, 14), ("D2", 32, 28)]:
+    for group, channels, height in [
+        ("C4", 16, 28), ("C4", 64, 14), ("C4", 64, 56), ("C4", 256, 28), ("D4", 8, 28), ("D4", 32, 14), ("D4", 32, 28),
+        ("D4", 128, 28), ("D2", 32, 28), ("D2", 64, 64), ("C2", 64, 28),
+    ]:  # fmt: skip
         shape = Shape("group_conv2d", group, channels, channels, height, batch=32, size=3, stride=1)
         assert backends.predicted_ratio(work_of(shape, step)) > 1
 

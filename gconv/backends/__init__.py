@@ -22,10 +22,13 @@ from torch import Tensor
 
 from gconv import build
 from gconv.backends import cpu, dense, reference
+from gconv.groups import group_from_name
 
 AUTO = "auto"
 BACKENDS: dict[str, ModuleType] = {"reference": reference, "dense": dense, "cpu": cpu}
 TABLE = Path(__file__).with_name("choice.json")
+# The largest work that bench/tune.py measures, in FLOPs of dense: some 10 ms on two cores, less where torch is slow.
+MEASURED_FLOPS = {torch.float32: 1e9, torch.float64: 5e8, torch.bfloat16: 1e9, torch.float16: 5e7}
 
 
 class Work(NamedTuple):
@@ -104,9 +107,13 @@ def predicted_ratio(work: Work) -> float:
 def features(work: Work) -> list[float]:
     """Logarithms of the lengths that the two backends' times depend on, and of where they bend.
 
-    Those are channels that fill no vector, and outputs that leave the second-level cache.
+    Those are channels that fill no vector, and outputs that leave the second-level cache. Work larger than was measured
+    counts as the same with fewer images: a polynomial says nothing in a corner where it saw no shapes.
     """
-    pixels = work.batch * work.height * work.width
+    order = group_from_name(work.group).order
+    planes = order if work.operation == "lifting_conv2d" else order**2
+    flops_per_pixel = 2 * work.size**2 * work.c_in * work.c_out * planes
+    pixels = min(work.batch * work.height * work.width, MEASURED_FLOPS[work.dtype] / max(1, flops_per_pixel))
     lengths = (pixels, work.height, work.c_in, work.c_out, work.size, work.stride)
     bends = (min(work.c_in, 8), min(work.c_out, 8), pixels * work.c_out / 2**16)
     return [math.log2(max(1, length)) for length in (*lengths, *bends)]
