@@ -16,7 +16,7 @@ from gconv.groups import PlanarGroup, group_from_name
 from gconv.ops import group_conv2d as group_conv2d_op
 from gconv.ops import lifting_conv2d as lifting_conv2d_op
 from gconv.ops._convolution import forward_work, run_forward
-from gconv.ops._shortcut import below_autograd, plainly_eager, records
+from gconv.ops._shortcut import below_autograd, plainly_eager, records, refuse_forward_mode
 from gconv.ops.group_pool import pool, pool_work
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -129,6 +129,7 @@ def group_pool(
     """
     operation = "group_pool"
     _check_pool(operation, x, group)
+    refuse_forward_mode(operation, x)
     members = _pool_members(operation, group, mode, subgroup)
     name = _backend_name(operation, backend)
     out, _ = pool(x, group.name, members, mode, name)
@@ -272,6 +273,7 @@ def _convolve(
             return run_forward(work, x, weight, bias, group, padding, name, cache)
     _check_convolution(operation, x, weight, bias, group, stride, padding)
     name = _backend_name(operation, backend)
+    refuse_forward_mode(operation, x, weight, bias)
     if not group.is_lattice:
         folded = cosets.fold(x, group) if x.dim() == 5 else x
         bias = None if bias is None else bias.repeat(group.coset_count)

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -327,7 +328,9 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.seen: list[str] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -346,7 +349,7 @@ def test_whoever_watches_or_transforms_the_op_sees_it(packs: list[ModuleType]) -
     assert torch.equal(module(torch._neg_view(-x)), expected)
     traced = torch.fx.experimental.proxy_tensor.make_fx(module)(x)
     assert any("group_conv2d" in str(node.target) for node in traced.graph.nodes)
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
         module(forward_ad.make_dual(x, x))
     batched = torch.stack([x, 2 * x])
     assert torch.allclose(torch.func.vmap(module)(batched), torch.stack([expected, module(2 * x)]), atol=1e-6)

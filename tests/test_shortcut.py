@@ -128,3 +128,23 @@ def test_arguments_that_equal_checked_ones_are_checked(wrong: dict[str, object],
     gconv.group_conv2d(x, weight, **good)
     with pytest.raises(error, match=r"^group_conv2d: "):
         gconv.group_conv2d(x, weight, **good | wrong)
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, "group_pool"])
+def test_forward_mode_is_refused_and_drops_no_tangent(operation: str) -> None:
+    group = gconv.CyclicGroup(4)
+    x = torch.randn(1, 2, *(() if operation == "lifting_conv2d" else (4,)), 5, 5)
+    weight = torch.randn(3, 2, *x.shape[2:-2], 3, 3)
+
+    def run(x: Tensor) -> Tensor:
+        if operation == "group_pool":
+            return gconv.group_pool(x, group=group)
+        return getattr(gconv, operation)(x, weight, group=group)
+
+    message = f"^{operation}: forward-mode derivatives .* are not implemented"
+    with pytest.raises(NotImplementedError, match=message):
+        torch.func.jvp(run, (x,), (x,))
+    with pytest.raises(NotImplementedError, match=message), torch.autograd.forward_ad.dual_level():
+        run(torch.autograd.forward_ad.make_dual(x, x))
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(run(x), run(x.clone()))  # nothing to drop

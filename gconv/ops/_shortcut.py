@@ -57,6 +57,17 @@ def records(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
+def refuse_forward_mode(operation: str, *tensors: Tensor | None) -> None:
+    """Raises where an op would drop a tangent: torch registers no forward-mode formula for ops written in Python."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError(
+            f"{operation}: forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad) are not "
+            "implemented; torch.autograd.grad gives derivatives of every order"
+        )
+
+
 def recorded(
     kernel: Callable[..., Any], save: Callable[..., None], formula: Callable[..., Any]
 ) -> type[torch.autograd.Function]:
