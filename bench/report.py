@@ -60,15 +60,25 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> list[list[Ro
     return list(groups.values())
 
 
-def provenance(rows: list[Row], command: str) -> str:
+def provenance(rows: list[Row], options: str = "") -> str:
     """Which machine, code and command the rows come from."""
     run, where = rows[0]["run"], rows[0]["environment"]
+    command = f"python bench/run.py {options}".rstrip()
     commit = where["commit"] + (" with uncommitted changes" if where["dirty"] else "")
     load = f", load average {where['load']:.1f}" if where["load"] > BUSY else ""
     return (
         f"`{command}` on {where['device']}, {where['threads']} threads, {where['instruction_set']}, "
         f"torch {where['versions']['torch']}, commit {commit}, {run[:10]}{load}"
     )
+
+
+def instruction_set(rows: list[Row]) -> str:
+    return str(rows[0]["environment"]["instruction_set"])
+
+
+def held_to(rows: list[Row]) -> str:
+    """The option that makes rows like these where a better instruction set exists."""
+    return f"--instruction-set {instruction_set(rows)}"
 
 
 def result(row: Row) -> str:
@@ -140,17 +150,15 @@ def readme_section(runs: list[list[Row]], train: list[Row]) -> str:
         "Baseline time / gconv time, median (20th to 80th percentile) of paired runs in one process, float32, 3 x 3 "
         "filters. The baseline is torch's conv2d on the pre-expanded bank in its faster memory format; above 1, gconv "
         "is faster. Every result is checked before it is timed; freed memory stays with the process, so that neither "
-        f"side pays for the other's page faults.\n\n{provenance(full, 'python bench/run.py')}:",
+        f"side pays for the other's page faults.\n\n{provenance(full)}:",
         layers_table(full),
         "![ratios of every layer](docs/images/bench_cpu.svg)",
         rest_table(full),
     ]
     for rows in others:
-        name = rows[0]["environment"]["instruction_set"]
-        command = f"python bench/run.py --instruction-set {name}"
-        parts += [f"Both sides held to {name}: {provenance(rows, command)}:", layers_table(rows)]
+        parts += [f"Both sides held to {instruction_set(rows)}: {provenance(rows, held_to(rows))}:", layers_table(rows)]
     if train:
-        parts += [f"{provenance(train, 'python bench/run.py --train')}:", rest_table(train)]
+        parts += [f"{provenance(train, '--train')}:", rest_table(train)]
     parts.append("Every case, and where the time goes: `docs/speed.md`.")
     return "\n\n".join(parts)
 
@@ -158,12 +166,13 @@ def readme_section(runs: list[list[Row]], train: list[Row]) -> str:
 def details(runs: list[list[Row]], train: list[Row]) -> str:
     """docs/speed.md: every row."""
     parts = [LEGEND]
-    for rows, command in (*((rows, "python bench/run.py") for rows in runs), (train, "python bench/run.py --train")):
+    full, *others = runs
+    for rows, options in ((full, ""), *((rows, held_to(rows)) for rows in others), (train, "--train")):
         if rows:
-            parts.append(provenance(rows, command))
+            parts += [f"## {instruction_set(rows)}{', training steps' * (rows is train)}", provenance(rows, options)]
         for table in grouped(rows, lambda row: (row["case"]["op"], row["case"]["suite"])):
             case = table[0]["case"]
-            title = f"## {case['op']}, {show.SUITES[case['suite']].title}"
+            title = f"### {case['op']}, {show.SUITES[case['suite']].title}"
             parts += [title, markdown_table([show.cells(row) for row in table])]
     return "\n\n".join(parts) + "\n"
 

@@ -43,8 +43,8 @@ def main(count: int, threads: int | None, output: Path | None) -> None:
     """Race backend=None against backend="dense" on random shapes, and list the losses.
 
     A ratio is dense's time / gconv's: above 1, the choice is faster. A loss has p80 of the paired ratios under 0.95,
-    twice. The exit status is 1 if there is one. Rows are appended; the same command goes on after the last of them,
-    as long as the commit, the table and the threads are the same.
+    twice. The exit status is 1 if there is one. The same command goes on after the last row of an interrupted sweep, as
+    long as the commit, the table and the threads are the same; a new sweep replaces the old one's rows.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -55,7 +55,7 @@ def main(count: int, threads: int | None, output: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     known = done(path, header)
     rows = []
-    with path.open("a") as stream:
+    with path.open("a" if known else "w") as stream:
         for shape in legal_shapes(count, known):
             for work in WORKS:
                 key = (*astuple(shape), work)

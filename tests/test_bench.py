@@ -160,6 +160,7 @@ def layer_row(c: int, work: str, ratio: float, group: str = "C4", **changes: Any
     case = Case("group_conv2d", "layers", group, c, c, 28, work)
     quantities = {"ratio": {"median": ratio, "p20": ratio - 0.1, "p80": ratio + 0.1}}
     environment = measure.environment(Setting(threads=2)) | {"commit": "abc", "dirty": False, "device": "A CPU"}
+    environment["instruction_set"] = changes.pop("instruction_set", "avx512")
     row = {
         "run": "2025-01-01T00:00:00",
         "selection": "full",
@@ -205,6 +206,7 @@ def test_the_report_is_made_from_the_newest_full_run(tmp_path: Path) -> None:
         layer_row(16, "forward", 3.25, cases=3),
         layer_row(16, "forward+backward", 0.75, cases=3, memory_mib={"gconv": 10.0, "conv2d NHWC": 20.0}),
         layer_row(8, "forward", 2.0, group="D4", cases=3, wrong=True, quantities={}, check={"grad_x": 1e6}),
+        layer_row(16, "forward", 2.71, run="2025-03-01T00:00:00", instruction_set="avx2"),
     ]
     data, page, readme, plot = (tmp_path / name for name in ("rows.jsonl", "speed.md", "README.md", "plot.svg"))
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -222,6 +224,7 @@ def test_the_report_is_made_from_the_newest_full_run(tmp_path: Path) -> None:
     assert "3.25 (3.15 to 3.35), >= 2.5 met" in text
     assert "0.75 (0.65 to 0.85), >= 2.2 missed" in text  # losses stay
     assert "10.0 / 20.0" in text
+    assert text.index("3.25") < text.index("`python bench/run.py --instruction-set avx2`") < text.index("2.71")
     assert "wrong result, no ratio" in text
     assert not [old for old in ("9.99", "8.88", "7.77") if old in text + page.read_text()]
 
