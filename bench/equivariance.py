@@ -194,8 +194,21 @@ def draw(found: list[Curve], path: Path) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--page", "page_path", type=click.Path(path_type=Path), default=ROOT / "docs/equivariance.md")
-@click.option("--plot", type=click.Path(path_type=Path), default=ROOT / "docs/images/equivariance.svg")
+@click.option(
+    "--page",
+    "page_path",
+    type=click.Path(path_type=Path),
+    default=ROOT / "docs/equivariance.md",
+    show_default="docs/equivariance.md",
+    help="Where the numbers go.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    default=ROOT / "docs/images/equivariance.svg",
+    show_default="docs/images/equivariance.svg",
+    help="Where the curves go.",
+)
 def main(page_path: Path, plot: Path) -> None:
     """Measure the error against the angle, and write the page and the plot; escnn too where it is installed."""
     left_out = escnn_missing()
