@@ -53,6 +53,22 @@ Image<T> image(const Tensor& tensor, const char* name, bool planes) {
             planes ? strides[2] : 0,       strides[h], strides[w]};
 }
 
+// As image, or a map with its channels in blocks, (N, C / blocks, G, blocks, H, W).
+template <typename T>
+Image<T> blocked_image(const Tensor& tensor, const char* name, bool planes) {
+    const auto& [address, shape, strides] = tensor;
+    if (!planes || shape.size() != 6 || strides.size() != 6) return image<T>(tensor, name, planes);
+    count(shape);
+    require(shape[3] >= 1, std::string(name) + " must have blocks of channels");
+    Tensor first = tensor;
+    std::get<1>(first).erase(std::get<1>(first).begin() + 3);
+    std::get<2>(first).erase(std::get<2>(first).begin() + 3);
+    Image<T> map = image<T>(first, name, true);
+    map.channels *= map.blocks = shape[3];
+    map.stride_block = strides[3];
+    return map;
+}
+
 // (C_out, C_in, G, K, K), or (C_out, C_in, K, K) as one plane; contiguous.
 template <typename T>
 Filter<T> filter(const Tensor& tensor, const char* name, bool planes) {
@@ -172,9 +188,10 @@ void conv2d(const Group& group, const std::string& dtype, const Tensor& x, const
             const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding, int threads) {
     with_type(dtype, [&](auto zero) {
         using S = decltype(zero);
-        const auto to = image<S>(out, "out", true);
-        Op::forward(group, image<const S>(x, "x", !Op::lifting), filter<const S>(weight, "weight", !Op::lifting),
-                    vector<S>(bias, "bias", to.channels), to, stride, padding, threads);
+        const auto to = blocked_image<S>(out, "out", true);
+        Op::forward(group, blocked_image<const S>(x, "x", !Op::lifting),
+                    filter<const S>(weight, "weight", !Op::lifting), vector<S>(bias, "bias", to.block_channels()), to,
+                    stride, padding, threads);
     });
 }
 
@@ -183,8 +200,8 @@ void conv2d_adjoint(const Group& group, const std::string& dtype, const Tensor& 
                     const Tensor& out, int64_t padding, int threads) {
     with_type(dtype, [&](auto zero) {
         using S = decltype(zero);
-        Op::adjoint(group, image<const S>(x, "x", true), filter<const S>(weight, "weight", !Op::lifting),
-                    image<S>(out, "out", !Op::lifting), padding, threads);
+        Op::adjoint(group, blocked_image<const S>(x, "x", true), filter<const S>(weight, "weight", !Op::lifting),
+                    blocked_image<S>(out, "out", !Op::lifting), padding, threads);
     });
 }
 
@@ -193,16 +210,17 @@ void conv2d_weight_grad(const Group& group, const std::string& dtype, const Tens
                         const Tensor& grad_weight, int64_t stride, int64_t padding, int threads) {
     with_type(dtype, [&](auto zero) {
         using S = decltype(zero);
-        Op::weight_grad(group, image<const S>(x, "x", !Op::lifting), image<const S>(grad_out, "grad_out", true),
+        Op::weight_grad(group, blocked_image<const S>(x, "x", !Op::lifting),
+                        blocked_image<const S>(grad_out, "grad_out", true),
                         filter<S>(grad_weight, "grad_weight", !Op::lifting), stride, padding, threads);
     });
 }
 
 template <typename Op>
-PackedFilter pack(const Group& group, const std::string& dtype, const Tensor& weight, int threads) {
+PackedFilter pack(const Group& group, const std::string& dtype, const Tensor& weight, int64_t in_blocks, int threads) {
     PackedFilter packed{};
     with_type(dtype, [&](auto zero) {
-        packed = Op::pack(group, filter<const decltype(zero)>(weight, "weight", !Op::lifting), threads);
+        packed = Op::pack(group, filter<const decltype(zero)>(weight, "weight", !Op::lifting), in_blocks, threads);
     });
     return packed;
 }
@@ -211,9 +229,9 @@ void conv2d_packed(const PackedFilter& packed, const std::string& dtype, const T
                    const std::optional<Tensor>& bias, const Tensor& out, int64_t stride, int64_t padding, int threads) {
     with_type(dtype, [&](auto zero) {
         using S = decltype(zero);
-        const auto to = image<S>(out, "out", true);
-        gconv::conv2d_packed(packed, image<const S>(x, "x", std::get<1>(x).size() == 5),
-                             vector<S>(bias, "bias", to.channels), to, stride, padding, threads);
+        const auto to = blocked_image<S>(out, "out", true);
+        gconv::conv2d_packed(packed, blocked_image<const S>(x, "x", std::get<1>(x).size() > 4),
+                             vector<S>(bias, "bias", to.block_channels()), to, stride, padding, threads);
     });
 }
 
@@ -226,7 +244,7 @@ void define(py::module_& module, const std::string& name) {
                "padding"_a, "threads"_a);
     module.def((name + "_weight_grad").c_str(), &conv2d_weight_grad<Op>, "group"_a, "dtype"_a, "x"_a, "grad_out"_a,
                "grad_weight"_a, "stride"_a, "padding"_a, "threads"_a);
-    module.def(("pack_" + name).c_str(), &pack<Op>, "group"_a, "dtype"_a, "weight"_a, "threads"_a,
+    module.def(("pack_" + name).c_str(), &pack<Op>, "group"_a, "dtype"_a, "weight"_a, "in_blocks"_a, "threads"_a,
                py::keep_alive<0, 1>());
 }
 

@@ -8,29 +8,54 @@ on G uses plane t of its input for output g through the filters B_{g,t}(d) = W(g
 so it is a layer on H. The maps are the same numbers: channel c * C + i of the map on H is orientation h c of channel i,
 and the layer's filter on H is B_{c, h' c'}(d) for output channel (c, o), input channel (c', i) and element h'. Only H
 moves pixels; how far B is from a rotated copy of one filter for the other elements is up to B.
+
+The ops take maps on G and filters on H. The dense backend permutes its bank, the cpu backend reads the m planes of an
+orientation of H as blocks of channels, and the reference copies the maps.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from gconv.groups import PlanarGroup
 
 
-def fold(x: Tensor, group: PlanarGroup) -> Tensor:
-    """(N, C, |G|, H, W) -> (N, m * C, |H|, H, W) in torch.channels_last_3d, a copy; lattice groups: x itself."""
-    if group.is_lattice:
+def filter_shape(out_channels: int, input_shape: Sequence[int], size: int, group: PlanarGroup) -> tuple[int, ...]:
+    """Of the filter on H that maps inputs of a shape (N, C_in[, |G|], H, W) to C_out channels on G."""
+    m, c_in = group.coset_count, input_shape[1]
+    if len(input_shape) == 4:
+        return m * out_channels, c_in, size, size
+    return m * out_channels, m * c_in, group.lattice.order, size, size
+
+
+def input_shape(weight: Tensor, group: PlanarGroup, batch: int, height: int, width: int) -> tuple[int, ...]:
+    """Of what a filter on H is applied to: (N, C_in, H, W), or (N, C_in, |G|, H, W) if it has a group axis."""
+    if weight.dim() == 4:
+        return batch, weight.shape[1], height, width
+    return batch, weight.shape[1] // group.coset_count, group.order, height, width
+
+
+def split(x: Tensor, group: PlanarGroup) -> Tensor:
+    """(N, C, |G|, H, W) -> (N, C, |H|, m, H, W), a view; images and maps on lattice groups: x itself."""
+    if group.is_lattice or x.dim() == 4:
         return x
-    pixels = x.permute(0, 2, 3, 4, 1).unflatten(1, (group.lattice.order, group.coset_count))
-    return pixels.permute(0, 1, 3, 4, 2, 5).contiguous().flatten(4).permute(0, 4, 1, 2, 3)
+    return x.unflatten(2, (group.lattice.order, group.coset_count))
+
+
+def fold(x: Tensor, group: PlanarGroup) -> Tensor:
+    """(N, C, |G|, H, W) -> (N, m * C, |H|, H, W), a copy; images and maps on lattice groups: x itself."""
+    if group.is_lattice or x.dim() == 4:
+        return x
+    return split(x, group).movedim(3, 1).flatten(1, 2)
 
 
 def unfold(x: Tensor, group: PlanarGroup) -> Tensor:
     """The inverse of :func:`fold`."""
-    if group.is_lattice:
+    if group.is_lattice or x.dim() == 4:
         return x
-    pixels = x.permute(0, 2, 3, 4, 1).unflatten(4, (group.coset_count, -1))
-    return pixels.permute(0, 1, 4, 2, 3, 5).contiguous().flatten(1, 2).permute(0, 4, 1, 2, 3)
+    return x.unflatten(1, (group.coset_count, -1)).movedim(1, 3).flatten(2, 3)
 
 
 def unfold_bank(bank: Tensor, group: PlanarGroup, group_filter: bool) -> Tensor:
@@ -41,7 +66,21 @@ def unfold_bank(bank: Tensor, group: PlanarGroup, group_filter: bool) -> Tensor:
     return _unfold_axis(bank, 1, group) if group_filter else bank
 
 
+def fold_bank(bank: Tensor, group: PlanarGroup, group_filter: bool) -> Tensor:
+    """The inverse of :func:`unfold_bank`."""
+    if group.is_lattice:
+        return bank
+    bank = _fold_axis(bank, 0, group)
+    return _fold_axis(bank, 1, group) if group_filter else bank
+
+
 def _unfold_axis(bank: Tensor, axis: int, group: PlanarGroup) -> Tensor:
     """Puts the order (c, channel, h) of an axis into (channel, h, c)."""
     split = bank.unflatten(axis, (group.coset_count, -1, group.lattice.order))
     return split.movedim(axis, axis + 2).flatten(axis, axis + 2)
+
+
+def _fold_axis(bank: Tensor, axis: int, group: PlanarGroup) -> Tensor:
+    """Puts the order (channel, h, c) of an axis into (c, channel, h)."""
+    split = bank.unflatten(axis, (-1, group.lattice.order, group.coset_count))
+    return split.movedim(axis + 2, axis).flatten(axis, axis + 2)

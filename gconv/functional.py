@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gconv import backends, cosets
+from gconv import backends
 from gconv.backends import Work, filters
 from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup, group_from_name
@@ -156,8 +156,7 @@ def expand_filter(weight: Tensor, group: PlanarGroup) -> Tensor:
     _check_tensor(operation, "weight", weight)
     _check_filter(operation, weight, group, lifting=weight.dim() == 4)
     _check_floating(operation, "weight", weight)
-    bank = filters.expand(weight, group.lattice)
-    return cosets.unfold_bank(bank, group, group_filter=weight.dim() == 5)
+    return filters.expand(weight, group)
 
 
 @dataclass(frozen=True)
@@ -222,8 +221,7 @@ def explain(
             raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
         x, weight, _ = _autocast(x, weight, None)
         _check_convolution(operation, x, weight, None, group, stride, padding)
-        folded = cosets.fold(x.to("meta"), group) if x.dim() == 5 else x
-        work = forward_work(operation, folded, weight, group.lattice.name, stride, padding)
+        work = forward_work(operation, x, weight, group, stride, padding)
         steps = ["input_grad", "weight_grad"]
     backend, reason = backends.choose(work, x)
     gradients = {step: backends.choose(work._replace(step=step), x) for step in steps}
@@ -261,7 +259,7 @@ def _convolve(
         x, weight, bias = _autocast(x, weight, bias)
     options_have_types = type(stride) is type(padding) is int and (backend is None or type(backend) is str)
     operands_have_types = isinstance(group, PlanarGroup) and x is not None and weight is not None
-    if options_have_types and operands_have_types and group.is_lattice and plainly_eager(x, weight, bias):
+    if options_have_types and operands_have_types and plainly_eager(x, weight, bias):
         of_bias = None if bias is None else (bias.shape, bias.dtype)
         work = _checked_work(
             operation, x.shape, x.dtype, weight.shape, weight.dtype, of_bias, group.name, stride, padding, backend
@@ -274,11 +272,6 @@ def _convolve(
     _check_convolution(operation, x, weight, bias, group, stride, padding)
     name = _backend_name(operation, backend)
     refuse_forward_mode(operation, x, weight, bias)
-    if not group.is_lattice:
-        folded = cosets.fold(x, group) if x.dim() == 5 else x
-        bias = None if bias is None else bias.repeat(group.coset_count)
-        out = _convolve(operation, folded, weight, bias, group.lattice, stride, padding, backend, cache)
-        return cosets.unfold(out, group)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
 
@@ -303,9 +296,10 @@ def _checked_work(
 
     x, weight = like(x_shape, x_dtype), like(weight_shape, weight_dtype)
     bias = None if of_bias is None else like(*of_bias)
-    _check_convolution(operation, x, weight, bias, group_from_name(group), stride, padding)
+    planar_group = group_from_name(group)
+    _check_convolution(operation, x, weight, bias, planar_group, stride, padding)
     _backend_name(operation, backend)
-    return forward_work(operation, x, weight, group, stride, padding)
+    return forward_work(operation, x, weight, planar_group, stride, padding)
 
 
 def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

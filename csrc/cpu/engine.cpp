@@ -216,13 +216,14 @@ std::vector<Chunk> make_chunks(int64_t taps, int64_t channels, int64_t longest) 
     return chunks;
 }
 
-// How a filter is cut into chunks and products, for one set of kernels.
+// How a filter is cut into chunks and products, for one set of kernels. The blocks of the input's channels are more taps
+// of fewer channels: tap b * K * K + d of the chunks is tap d of block b.
 template <typename S>
 struct FilterLayout {
     using T = typename Compute<S>::type;
     const Plan& plan;
     const Kernels<S>& kernel;
-    int64_t in_channels, out_channels, size, taps;
+    int64_t in_channels, in_blocks, out_channels, size, taps;
     std::vector<Chunk> chunks;
     std::vector<int64_t> k_before;  // [chunk] sum of k of the chunks before
     std::vector<int64_t> lead;      // [block] out_dim * C_out, rounded up to whole panels of B
@@ -230,15 +231,16 @@ struct FilterLayout {
     int64_t most_out_dim = 1;
     int64_t product_columns = 0;  // sum of in_dim * lead: elements of B per row of one coefficient
 
-    FilterLayout(const Plan& plan, const InstructionSet& set, int64_t in_channels, int64_t out_channels, int64_t size,
-                 int64_t longest_chunk)
+    FilterLayout(const Plan& plan, const InstructionSet& set, int64_t in_channels, int64_t in_blocks,
+                 int64_t out_channels, int64_t size, int64_t longest_chunk)
         : plan(plan),
           kernel(kernels<S>(set)),
           in_channels(in_channels),
+          in_blocks(in_blocks),
           out_channels(out_channels),
           size(size),
           taps(size * size),
-          chunks(make_chunks(taps, in_channels, longest_chunk)) {
+          chunks(make_chunks(in_blocks * taps, block_channels(), longest_chunk)) {
         int64_t k = 0;
         for (const Chunk& chunk : chunks) {
             k_before.push_back(k);
@@ -252,6 +254,7 @@ struct FilterLayout {
         }
     }
 
+    int64_t block_channels() const { return in_channels / in_blocks; }
     int64_t packed_size() const { return taps * in_channels * product_columns; }
 };
 
@@ -260,7 +263,7 @@ template <typename S>
 struct Layout : FilterLayout<S> {
     using T = typename Compute<S>::type;
     using FilterLayout<S>::plan, FilterLayout<S>::lead, FilterLayout<S>::out_channels, FilterLayout<S>::max_k;
-    Taps tap_table;
+    std::vector<int32_t> tap_row, tap_column;  // [block][tap][plane]
     std::vector<int64_t> tap_offset;
     std::vector<S> zeros;
     int64_t pixel_step;
@@ -274,17 +277,23 @@ struct Layout : FilterLayout<S> {
     template <typename Y>
     Layout(const Plan& plan, const InstructionSet& set, const Image<const S>& x, const Image<Y>& out, int64_t size,
            int64_t stride, int64_t most_pixels, int64_t longest_chunk)
-        : FilterLayout<S>(plan, set, x.channels, out.channels, size, longest_chunk),
-          tap_table(*plan.group, plan.elements, size),
+        : FilterLayout<S>(plan, set, x.channels, x.blocks, out.channels, size, longest_chunk),
           zeros(size * x.channels, S{}),
           pixel_step(stride * x.stride_column),
           spectrum_offset(plan.out.coefficients),
           spectrum_lead(plan.out.coefficients) {
-        const int planes = plan.in.planes;
-        tap_offset.reserve(tap_table.row.size());
-        for (size_t at = 0; at < tap_table.row.size(); ++at)
-            tap_offset.push_back(tap_table.row[at] * x.stride_row + tap_table.column[at] * x.stride_column +
-                                 plan.source[at % planes] * x.stride_plane);
+        const Taps window(*plan.group, plan.elements, size);
+        const size_t entries = window.row.size();
+        tap_row.reserve(x.blocks * entries);
+        tap_column.reserve(x.blocks * entries);
+        tap_offset.reserve(x.blocks * entries);
+        for (int64_t block = 0; block < x.blocks; ++block)
+            for (size_t at = 0; at < entries; ++at) {
+                tap_row.push_back(window.row[at]);
+                tap_column.push_back(window.column[at]);
+                tap_offset.push_back(window.row[at] * x.stride_row + window.column[at] * x.stride_column +
+                                     plan.source[at % plan.in.planes] * x.stride_plane + block * x.stride_block);
+            }
         const int64_t row_bytes = plan.in.coefficients * max_k * static_cast<int64_t>(sizeof(T));
         const int64_t wanted = std::min({int64_t{kMaxTile}, kPanelBytes / row_bytes, most_pixels});
         capacity = static_cast<int>(std::max<int64_t>(kRowUnit, wanted / kRowUnit * kRowUnit));
@@ -301,7 +310,9 @@ struct Layout : FilterLayout<S> {
                     spectrum_lead[coefficient] = lead[b];
                 }
         }
-        for (const int plane : plan.target) plane_offset.push_back(plane * out.stride_plane);
+        for (const int plane : plan.target)
+            for (int64_t block = 0; block < out.blocks; ++block)
+                plane_offset.push_back(plane * out.stride_plane + block * out.stride_block);
     }
 
     bool untransformed() const { return plan.in.kind == Butterfly::identity && plan.out.kind == Butterfly::identity; }
@@ -322,8 +333,8 @@ struct Layout : FilterLayout<S> {
                 static_cast<int>(this->size),
                 stride,
                 pixel_step,
-                tap_table.row.data(),
-                tap_table.column.data(),
+                tap_row.data(),
+                tap_column.data(),
                 tap_offset.data(),
                 zeros.data(),
                 &plan.in};
@@ -331,7 +342,7 @@ struct Layout : FilterLayout<S> {
 
     template <typename Y>
     Spectrum<S> spectrum(const Image<Y>& out) const {
-        return {&plan.out,           out_channels,     spectrum_offset.data(), spectrum_lead.data(),
+        return {&plan.out,           out.block_channels(), out.blocks, spectrum_offset.data(), spectrum_lead.data(),
                 plane_offset.data(), out.stride_column};
     }
 };
@@ -380,17 +391,21 @@ struct Channels {
     int64_t first, count;
 };
 
-// Calls body(chunk index, tap, row of the tap and first channel within the chunk, those of the channels that are in the
-// chunk) for every tap.
+// Calls body(chunk index, tap of the window, row of the tap and first channel within the chunk, those of the channels that
+// are in the chunk) for every tap of every block.
 template <typename S, typename Body>
 void for_each_tap(const FilterLayout<S>& layout, const Channels& channels, const Body& body) {
     for (size_t at = 0; at < layout.chunks.size(); ++at) {
         const Chunk& chunk = layout.chunks[at];
-        const int64_t first = std::max(channels.first, chunk.first_channel);
-        const int64_t end = std::min(channels.first + channels.count, chunk.first_channel + chunk.channels);
-        for (int tap = 0; tap < chunk.taps && first < end; ++tap)
-            body(at, chunk.first_tap + tap, tap * chunk.channels + first - chunk.first_channel,
-                 Channels{first, end - first});
+        for (int tap = 0; tap < chunk.taps; ++tap) {
+            const int64_t block = (chunk.first_tap + tap) / layout.taps;
+            const int64_t start = block * layout.block_channels() + chunk.first_channel;
+            const int64_t first = std::max(channels.first, start);
+            const int64_t end = std::min(channels.first + channels.count, start + chunk.channels);
+            if (first < end)
+                body(at, static_cast<int>((chunk.first_tap + tap) % layout.taps), tap * chunk.channels + first - start,
+                     Channels{first, end - first});
+        }
     }
 }
 
@@ -557,6 +572,13 @@ void check_filter(const Plan& plan, int64_t planes, int64_t out_channels, int64_
             "weight must have channels, got " + text(out_channels) + " and " + text(in_channels));
 }
 
+template <typename T>
+void check_blocks(const Plan& plan, const Image<T>& image, const char* name) {
+    require(image.blocks >= 1 && image.channels % image.blocks == 0, plan.op,
+            std::string(name) + " must have channels in equal blocks, got " + text(image.channels) + " in " +
+                text(image.blocks));
+}
+
 template <typename X, typename Y>
 void check(const Plan& plan, const Image<X>& x, int64_t out_channels, int64_t in_channels, int64_t size,
            const Image<Y>& out, int64_t stride, int64_t padding) {
@@ -569,6 +591,8 @@ void check(const Plan& plan, const Image<X>& x, int64_t out_channels, int64_t in
             "weight must have " + text(x.channels) + " input channels, got " + text(in_channels));
     require(out_channels == out.channels, op,
             "weight must have " + text(out.channels) + " output channels, got " + text(out_channels));
+    check_blocks(plan, x, "x");
+    check_blocks(plan, out, "out");
     require(stride >= 1 && stride < kMaxLength, op, "stride must be positive, got " + text(stride));
     require(padding >= 0 && padding < kMaxLength / 4, op, "padding must not be negative, got " + text(padding));
     require(x.height >= 1 && x.width >= 1 && x.height < kMaxLength / 2 && x.width < kMaxLength / 2, op,
@@ -598,13 +622,12 @@ void convolve_packed(const PackedFilter& filter, const Image<const S>& x, const 
     const int64_t tiles = divide_up(pixels, capacity), work_size = layout.work_size();
     threads = allowed_threads(threads, std::min(tiles, pixels * layout.packed_size() / kWorkPerThread));
     const Buffer<T> work = make_buffer<T>(work_size * threads);
-    std::vector<T> shift(out.channels, T{0});
-    for (int64_t o = 0; bias && o < out.channels; ++o) shift[o] = load(bias[o]);
-    // Nothing to transform or to add: the products are the output.
-    const bool straight = layout.untransformed() && layout.chunks.size() == 1 && out.channels % kernel.narrow == 0;
-
     const Gather<S> gather = layout.gather(x, stride);
     const Spectrum<S> spectrum = layout.spectrum(out);
+    std::vector<T> shift(spectrum.channels, T{0});
+    for (int64_t o = 0; bias && o < spectrum.channels; ++o) shift[o] = load(bias[o]);
+    // Nothing to transform or to add: the products are the output.
+    const bool straight = layout.untransformed() && layout.chunks.size() == 1 && spectrum.channels % kernel.narrow == 0;
     const T* packed = static_cast<const T*>(filter.values.get());
     parallel_for(threads, tiles, [&](int64_t item, int thread) {
         T* panel = work.get() + thread * work_size;
@@ -635,26 +658,31 @@ void convolve_packed(const PackedFilter& filter, const Image<const S>& x, const 
             }
         }
         const Timed timed(Stage::epilogue);
-        kernel.synthesise(spectrum, tile, sums, bias ? shift.data() : nullptr, out.data);
+        for (int64_t block = 0; block < out.blocks; ++block)
+            kernel.synthesise(spectrum, tile, sums + block * spectrum.channels, bias ? shift.data() : nullptr,
+                              out.data + block * out.stride_block);
     });
 }
 
 }  // namespace
 
 template <typename S>
-PackedFilter pack(const Plan& plan, const Filter<const S>& weight, int threads) {
+PackedFilter pack(const Plan& plan, const Filter<const S>& weight, int64_t in_blocks, int threads) {
     using T = typename Compute<S>::type;
     const int64_t out_channels = plan.adjoint ? weight.in_channels : weight.out_channels;
     const int64_t in_channels = plan.adjoint ? weight.out_channels : weight.in_channels;
     check_filter(plan, weight.planes, out_channels, in_channels, weight.size);
+    require(in_blocks >= 1 && in_channels % in_blocks == 0, plan.op,
+            "weight must have equal blocks of input channels, got " + text(in_channels) + " in " + text(in_blocks));
     const InstructionSet* set = current_set().load();
-    const FilterLayout<S> layout(plan, *set, in_channels, out_channels, weight.size, kMaxChunk);
+    const FilterLayout<S> layout(plan, *set, in_channels, in_blocks, out_channels, weight.size, kMaxChunk);
     Buffer<T> packed = make_buffer<T>(layout.packed_size());
     pack_filter(layout, weight, packed.get(), allowed_threads(threads, divide_up(layout.packed_size(), 1 << 15)));
     return {&plan,
             set,
             out_channels,
             in_channels,
+            in_blocks,
             weight.size,
             sizeof(T) == sizeof(double),
             std::shared_ptr<const void>(packed.release(), [](const void* p) { std::free(const_cast<void*>(p)); }),
@@ -668,7 +696,7 @@ void convolve(const Plan& plan, const Image<const S>& x, const Filter<const S>& 
     check(plan, x, plan.adjoint ? weight.in_channels : weight.out_channels,
           plan.adjoint ? weight.out_channels : weight.in_channels, weight.size, out, stride, padding);
     if (out.batch * out.height * out.width == 0) return;
-    convolve_packed(pack(plan, weight, threads), x, bias, out, stride, padding, threads);
+    convolve_packed(pack(plan, weight, x.blocks, threads), x, bias, out, stride, padding, threads);
 }
 
 template <typename S>
@@ -676,6 +704,8 @@ void conv2d_packed(const PackedFilter& filter, const Image<const S>& x, const S*
                    int64_t stride, int64_t padding, int threads) {
     require(filter.wide == (sizeof(S) == sizeof(double)), filter.plan->op,
             "the packed filter must have the precision of x");
+    require(filter.in_blocks == x.blocks, filter.plan->op,
+            "the packed filter must have x's blocks, got " + text(filter.in_blocks) + " and " + text(x.blocks));
     check(*filter.plan, x, filter.out_channels, filter.in_channels, filter.size, out, stride, padding);
     convolve_packed(filter, x, bias, out, stride, padding, threads);
 }
@@ -712,7 +742,7 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
 
     const Gather<S> gather = layout.gather(x, stride);
     const Spectrum<S> spectrum = layout.spectrum(grad_out);
-    const bool straight = layout.untransformed() && grad_out.channels % kernel.lanes == 0;
+    const bool straight = layout.untransformed() && spectrum.channels % kernel.lanes == 0;
     parallel_for(work_threads, slices * parts, [&](int64_t item, int thread) {
         const int64_t slice = item / parts, part = item % parts;
         const int64_t first_chunk = chunks * part / parts, end_chunk = chunks * (part + 1) / parts;
@@ -725,7 +755,9 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
             fill_tile(tile, t * capacity, capacity, x, grad_out, stride, padding);
             if (!straight) {
                 const Timed timed(Stage::gradient);
-                kernel.analyse(spectrum, tile, grad_out.data, analysed);
+                for (int64_t block = 0; block < grad_out.blocks; ++block)
+                    kernel.analyse(spectrum, tile, grad_out.data + block * grad_out.stride_block,
+                                   analysed + block * spectrum.channels);
             }
             for (int64_t at = first_chunk; at < end_chunk; ++at) {
                 const Chunk& chunk = layout.chunks[at];
@@ -761,7 +793,7 @@ void convolve_weight_grad(const Plan& plan, const Image<const S>& x, const Image
 }
 
 #define GCONV_INSTANTIATE(S)                                                                                        \
-    template PackedFilter pack(const Plan&, const Filter<const S>&, int);                                           \
+    template PackedFilter pack(const Plan&, const Filter<const S>&, int64_t, int);                                  \
     template void convolve(const Plan&, const Image<const S>&, const Filter<const S>&, const S*, const Image<S>&,   \
                            int64_t, int64_t, int);                                                                  \
     template void conv2d_packed(const PackedFilter&, const Image<const S>&, const S*, const Image<S>&, int64_t,     \

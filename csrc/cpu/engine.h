@@ -64,7 +64,7 @@ Plan make_lifting_plan(const Group& group);
 Plan make_lifting_adjoint_plan(const Group& group);
 
 template <typename S>
-PackedFilter pack(const Plan& plan, const Filter<const S>& weight, int threads);
+PackedFilter pack(const Plan& plan, const Filter<const S>& weight, int64_t in_blocks, int threads);
 
 template <typename S>
 void convolve(const Plan& plan, const Image<const S>& x, const Filter<const S>& weight, const S* bias,

@@ -233,7 +233,8 @@ GCONV_INLINE void each_pixel(const Spectrum<S>& job, const Tile& tile, P* image,
         for (int first = 0; first < job.transform->planes; first += planes) {
             P* x[planes];
             T* y[coefficients];
-            for (int i = 0; i < planes; ++i) x[i] = image + (run.output_offset + job.plane_offset[first + i]);
+            for (int i = 0; i < planes; ++i)
+                x[i] = image + (run.output_offset + job.plane_offset[(first + i) * job.blocks]);
             for (int c = 0; c < coefficients; ++c)
                 y[c] = buffer + job.offset[first + c] + run.first * job.lead[first + c];
             for (int pixel = 0; pixel < run.count; ++pixel) {
@@ -443,7 +444,7 @@ void multiply_to_image(const Spectrum<S>& job, const Tile& tile, int64_t k, cons
     for (int r = 0; r < tile.runs; ++r)
         for (int i = 0; i < tile.run[r].count; ++i)
             product.pixel[tile.run[r].first + i] = tile.run[r].output_offset + i * job.pixel_step;
-    each_panel<typename Compute<S>::type>(job.transform->planes * job.channels, product);
+    each_panel<typename Compute<S>::type>(job.transform->planes * job.blocks * job.channels, product);
 }
 
 template <typename T>
@@ -485,7 +486,7 @@ struct TransposedProductOfImage {
     template <int bytes, int rows, int width>
     GCONV_INLINE void operator()(int64_t column, int64_t) const {
         constexpr int64_t lanes = bytes / sizeof(T);
-        const int64_t n = job.transform->planes * job.channels;
+        const int64_t n = job.transform->planes * job.blocks * job.channels;
         const S* start[width];
         for (int j = 0; j < width; ++j)
             start[j] =
@@ -510,7 +511,7 @@ template <typename S>
 void multiply_transposed_by_image(const Spectrum<S>& job, const Tile& tile, int64_t m,
                                   const typename Compute<S>::type* a, int64_t lead_a, const S* image,
                                   typename Compute<S>::type* c) {
-    each_panel<typename Compute<S>::type>(job.transform->planes * job.channels,
+    each_panel<typename Compute<S>::type>(job.transform->planes * job.blocks * job.channels,
                                           TransposedProductOfImage<S>{job, tile, m, a, lead_a, image, c});
 }
 

@@ -23,8 +23,8 @@ void group_conv2d_weight_grad(const Group& group, const Image<const S>& x, const
 }
 
 template <typename S>
-PackedFilter pack_group_conv2d(const Group& group, const Filter<const S>& weight, int threads) {
-    return pack(*group.group_plan, weight, threads);
+PackedFilter pack_group_conv2d(const Group& group, const Filter<const S>& weight, int64_t in_blocks, int threads) {
+    return pack(*group.group_plan, weight, in_blocks, threads);
 }
 
 #define GCONV_INSTANTIATE(S)                                                                                           \
@@ -34,7 +34,7 @@ PackedFilter pack_group_conv2d(const Group& group, const Filter<const S>& weight
                                        int64_t, int);                                                                  \
     template void group_conv2d_weight_grad(const Group&, const Image<const S>&, const Image<const S>&,                 \
                                            const Filter<S>&, int64_t, int64_t, int);                                   \
-    template PackedFilter pack_group_conv2d(const Group&, const Filter<const S>&, int);
+    template PackedFilter pack_group_conv2d(const Group&, const Filter<const S>&, int64_t, int);
 GCONV_INSTANTIATE(float)
 GCONV_INSTANTIATE(double)
 GCONV_INSTANTIATE(bfloat16)

@@ -41,6 +41,7 @@ struct Transform {
     int coefficients;
 };
 
+// Taps of every block of the input's channels, one block after the other; channels of each block.
 struct Chunk {
     int first_tap, taps;
     int64_t first_channel, channels;
@@ -72,7 +73,7 @@ struct Gather {
     int64_t pixel_step;      // elements from one output pixel's window to the next one's
     const int32_t* tap_row;  // [tap][plane]: rows below the window's corner
     const int32_t* tap_column;
-    const int64_t* tap_offset;  // [tap][plane]: elements from the window's corner in plane 0
+    const int64_t* tap_offset;  // [tap][plane]: elements from the window's corner in plane 0, block 0
     const S* zeros;             // as many as a row of the window has
     const Transform* transform;
 };
@@ -86,10 +87,11 @@ struct Steps {
 template <typename S>
 struct Spectrum {
     const Transform* transform;
-    int64_t channels;
+    int64_t channels;  // of a block
+    int64_t blocks;
     const int64_t* offset;        // [coefficient] start in the buffer
     const int64_t* lead;          // [coefficient] elements from one pixel to the next
-    const int64_t* plane_offset;  // [plane] in the image
+    const int64_t* plane_offset;  // [plane][block] in the image
     int64_t pixel_step;           // of the image: elements from one pixel to the next
 };
 
@@ -112,17 +114,17 @@ struct Kernels {
     void (*multiply)(bool accumulate, int64_t m, int64_t n, int64_t segments, int64_t length, const T* a, const T* b,
                      T* c);
     // Every plane of the image = a (tile.capacity, k) b + bias, where the output is not transformed; b is (k, planes *
-    // channels), packed in panels, and the channels are a multiple of `narrow`.
+    // blocks * channels), packed in panels, and the channels are a multiple of `narrow`.
     void (*multiply_to_image)(const Spectrum<S>&, const Tile&, int64_t k, const T* a, const T* b, const T* bias,
                               S* image);
     // c (m, n) += a (k, m)^T b (k, n); m is a multiple of kRowUnit, a is read that far.
     void (*multiply_transposed)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lead_a, const T* b, int64_t lead_b,
                                 T* c, int64_t lead_c);
-    // The same with the planes of the image for b (pixels of the tile, planes * channels), where the output is not
-    // transformed; the channels are a multiple of `lanes`.
+    // The same with the planes of the image for b (pixels of the tile, planes * blocks * channels), where the output is
+    // not transformed; the channels are a multiple of `lanes`.
     void (*multiply_transposed_by_image)(const Spectrum<S>&, const Tile&, int64_t m, const T* a, int64_t lead_a,
                                          const S* image, T* c);
-    // Output planes of a tile from its coefficients, plus the bias.
+    // Output planes of a tile from its coefficients, plus the bias; of the first block, as is analyse's input.
     void (*synthesise)(const Spectrum<S>&, const Tile&, const T* buffer, const T* bias, S* image);
     // Coefficients of a tile from the planes of the gradient; rows past the last pixel become zero.
     void (*analyse)(const Spectrum<S>&, const Tile&, const S* image, T* buffer);

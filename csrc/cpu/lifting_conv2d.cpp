@@ -23,8 +23,8 @@ void lifting_conv2d_weight_grad(const Group& group, const Image<const S>& x, con
 }
 
 template <typename S>
-PackedFilter pack_lifting_conv2d(const Group& group, const Filter<const S>& weight, int threads) {
-    return pack(*group.lifting_plan, weight, threads);
+PackedFilter pack_lifting_conv2d(const Group& group, const Filter<const S>& weight, int64_t in_blocks, int threads) {
+    return pack(*group.lifting_plan, weight, in_blocks, threads);
 }
 
 #define GCONV_INSTANTIATE(S)                                                                                           \
@@ -34,7 +34,7 @@ PackedFilter pack_lifting_conv2d(const Group& group, const Filter<const S>& weig
                                          int64_t, int);                                                                \
     template void lifting_conv2d_weight_grad(const Group&, const Image<const S>&, const Image<const S>&,               \
                                              const Filter<S>&, int64_t, int64_t, int);                                 \
-    template PackedFilter pack_lifting_conv2d(const Group&, const Filter<const S>&, int);
+    template PackedFilter pack_lifting_conv2d(const Group&, const Filter<const S>&, int64_t, int);
 GCONV_INSTANTIATE(float)
 GCONV_INSTANTIATE(double)
 GCONV_INSTANTIATE(bfloat16)

@@ -15,11 +15,16 @@ namespace gconv {
 void require(bool condition, const char* op, const std::string& what);
 
 // A feature map (N, C, G, H, W), any strides but one: channels are adjacent. An image has one plane (G = 1).
+// Maps of the convolutions may have their channels in `blocks` of C / blocks adjacent ones, stride_block apart: the map on
+// a larger group, whose planes are these planes' blocks (gconv/cosets.py).
 template <typename T>
 struct Image {
     T* data;
     int64_t batch, channels, planes, height, width;
     int64_t stride_batch, stride_plane, stride_row, stride_column;  // in elements
+    int64_t blocks = 1, stride_block = 0;
+
+    int64_t block_channels() const { return channels / blocks; }
 };
 
 // (C_out, C_in, G, K, K), contiguous; the filter of a lifting convolution has G = 1.
@@ -57,7 +62,8 @@ class Group {
 // In all convolutions S is float, double, bfloat16 or float16; half precision is summed in float and rounded once.
 
 // out(x, g) = sum_s sum_d f(stride x - padding + idx(g s d), g s) W(s d, s) + bias.
-// x (N, C_in, |G|, H, W), weight (C_out, C_in, |G|, K, K), bias null or (C_out), out (N, C_out, |G|, H', W').
+// x (N, C_in, |G|, H, W), weight (C_out, C_in, |G|, K, K), out (N, C_out, |G|, H', W'), bias null or as long as a block
+// of out's channels.
 template <typename S>
 void group_conv2d(const Group& group, const Image<const S>& x, const Filter<const S>& weight, const S* bias,
                   const Image<S>& out, int64_t stride, int64_t padding, int threads);
@@ -93,16 +99,17 @@ struct InstructionSet;
 struct PackedFilter {
     const Plan* plan;
     const InstructionSet* set;
-    int64_t out_channels, in_channels, size;
+    int64_t out_channels, in_channels, in_blocks, size;
     bool wide;  // double; else float
     std::shared_ptr<const void> values;
     int64_t bytes;
 };
 
+// in_blocks: of the channels of the inputs that it will be used with.
 template <typename S>
-PackedFilter pack_group_conv2d(const Group& group, const Filter<const S>& weight, int threads);
+PackedFilter pack_group_conv2d(const Group& group, const Filter<const S>& weight, int64_t in_blocks, int threads);
 template <typename S>
-PackedFilter pack_lifting_conv2d(const Group& group, const Filter<const S>& weight, int threads);
+PackedFilter pack_lifting_conv2d(const Group& group, const Filter<const S>& weight, int64_t in_blocks, int threads);
 
 // group_conv2d or lifting_conv2d with a packed filter of the same group; S is double if and only if `wide`.
 template <typename S>

@@ -104,26 +104,26 @@ inline std::vector<Lattice> all_groups() {
     return groups;
 }
 
-// A feature map (N, G, H, W, C) in memory, optionally with a gap after every row.
+// A feature map (N, G, blocks, H, W, C / blocks) in memory, optionally with a gap after every row.
 template <typename T>
 struct Map {
     std::unique_ptr<T[]> memory;
     gconv::Image<T> image;
 
-    Map(int64_t n, int64_t c, int64_t g, int64_t h, int64_t w, int64_t gap = 0) {
-        const int64_t row = w * c + gap, size = n * g * h * row - (n * g * h > 0 ? gap : 0);
+    Map(int64_t n, int64_t c, int64_t g, int64_t h, int64_t w, int64_t gap = 0, int64_t blocks = 1) {
+        const int64_t row = w * (c / blocks) + gap, rows = n * g * blocks * h, size = rows * row - (rows > 0 ? gap : 0);
         memory = std::make_unique<T[]>(size);
         std::fill_n(memory.get(), size, static_cast<T>(std::numeric_limits<double>::quiet_NaN()));
-        image = {memory.get(), n, c, g, h, w, g * h * row, h * row, row, c};
+        image = {memory.get(), n, c, g, h, w, g * blocks * h * row, blocks * h * row, row, c / blocks, blocks, h * row};
     }
     T& operator()(int64_t n, int64_t c, int64_t g, int64_t y, int64_t x) const {
         return memory[n * image.stride_batch + g * image.stride_plane + y * image.stride_row + x * image.stride_column +
-                      c];
+                      c / image.block_channels() * image.stride_block + c % image.block_channels()];
     }
     gconv::Image<const T> read() const {
         const auto& i = image;
-        return {i.data,  i.batch,        i.channels,     i.planes,     i.height,
-                i.width, i.stride_batch, i.stride_plane, i.stride_row, i.stride_column};
+        return {i.data,         i.batch,        i.channels,   i.planes,        i.height, i.width,
+                i.stride_batch, i.stride_plane, i.stride_row, i.stride_column, i.blocks, i.stride_block};
     }
 };
 
@@ -141,6 +141,12 @@ struct Weight {
         return {filter.data, filter.out_channels, filter.in_channels, filter.planes, filter.size};
     }
 };
+
+// A number of equal blocks that so many channels can come in.
+inline int64_t some_blocks(Random& random, int64_t channels) {
+    const int64_t blocks = pick(random, {1, 1, 2, 3, 4});
+    return channels % blocks ? 1 : blocks;
+}
 
 // Small integers: every sum is exact in float.
 template <typename T>

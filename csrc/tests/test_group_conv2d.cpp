@@ -54,13 +54,14 @@ Weight<T> weight_grad_by_definition(const Lattice& lattice, const Map<T>& x, con
 
 template <typename T>
 void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
-    const Map<T> x(s.batch, s.c_in, lattice.order, s.height, s.width, pick(random, {0, 5}));
+    const int64_t in_blocks = some_blocks(random, s.c_in), out_blocks = some_blocks(random, s.c_out);
+    const Map<T> x(s.batch, s.c_in, lattice.order, s.height, s.width, pick(random, {0, 5}), in_blocks);
     const Weight<T> w(s.c_out, s.c_in, lattice.order, s.size), grad_w(s.c_out, s.c_in, lattice.order, s.size);
     randomise(random, x);
     randomise(random, w);
     const auto bias = std::make_unique<T[]>(s.c_out);
-    for (int64_t o = 0; o < s.c_out; ++o) bias[o] = static_cast<T>(o % 5 - 2);
-    const Map<T> out(s.batch, s.c_out, lattice.order, s.out_height(), s.out_width(), pick(random, {0, 3}));
+    for (int64_t o = 0; o < s.c_out; ++o) bias[o] = static_cast<T>(o % (s.c_out / out_blocks) % 5 - 2);
+    const Map<T> out(s.batch, s.c_out, lattice.order, s.out_height(), s.out_width(), pick(random, {0, 3}), out_blocks);
     gconv::group_conv2d(*lattice.group, x.read(), w.read(), static_cast<const T*>(bias.get()), out.image, s.stride,
                         s.padding, s.threads);
     CHECK(equal(out, convolve_by_definition(lattice, x, w, bias.get(), s)));
@@ -69,7 +70,7 @@ void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
                                     s.threads);
     CHECK(equal(grad_w, weight_grad_by_definition(lattice, x, out, s)));
 
-    const auto packed = gconv::pack_group_conv2d(*lattice.group, w.read(), s.threads);
+    const auto packed = gconv::pack_group_conv2d(*lattice.group, w.read(), in_blocks, s.threads);
     const Map<T> again(s.batch, s.c_out, lattice.order, s.out_height(), s.out_width());
     gconv::conv2d_packed(packed, x.read(), static_cast<const T*>(bias.get()), again.image, s.stride, s.padding,
                          s.threads);
@@ -79,8 +80,8 @@ void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
     Sizes adjoint = s;
     adjoint.stride = 1;
     std::swap(adjoint.c_in, adjoint.c_out);
-    const Map<T> grad(s.batch, s.c_out, lattice.order, s.height, s.width);
-    const Map<T> grad_x(s.batch, s.c_in, lattice.order, adjoint.out_height(), adjoint.out_width());
+    const Map<T> grad(s.batch, s.c_out, lattice.order, s.height, s.width, 0, out_blocks);
+    const Map<T> grad_x(s.batch, s.c_in, lattice.order, adjoint.out_height(), adjoint.out_width(), 0, in_blocks);
     randomise(random, grad);
     const Weight<T> transposed(s.c_in, s.c_out, lattice.order, s.size);
     for (int g = 0; g < lattice.order; ++g)
@@ -142,6 +143,8 @@ void test_group_conv2d() {
         CHECK(!call([](auto&, auto&, auto&, auto&, auto&) {}));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.planes = 8; }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.channels = 4; }));
+        CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.blocks = 2; }));
+        CHECK(call([](auto&, auto& o, auto&, auto&, auto&) { o.blocks = 0; }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.batch = 2; }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.batch = -1; }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.height = 2; }));

@@ -28,7 +28,8 @@ template <typename T>
 void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
     const int64_t h = s.out_height(), w = s.out_width();
     const Map<T> x(s.batch, s.c_in, 1, s.height, s.width, pick(random, {0, 5}));
-    const Map<T> out(s.batch, s.c_out, lattice.order, h, w, pick(random, {0, 3}));
+    const int64_t blocks = some_blocks(random, s.c_out);
+    const Map<T> out(s.batch, s.c_out, lattice.order, h, w, pick(random, {0, 3}), blocks);
     const Map<T> expected(s.batch, s.c_out, lattice.order, h, w);
     const Weight<T> weight(s.c_out, s.c_in, 1, s.size), grad(s.c_out, s.c_in, 1, s.size),
         expected_grad(s.c_out, s.c_in, 1, s.size);
@@ -53,7 +54,7 @@ void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
     // The transpose in x at stride 1: grad(y - K + 1 + padding', s) meets the filter's tap that put it there.
     Sizes adjoint = s;
     adjoint.stride = 1;
-    const Map<T> planes(s.batch, s.c_out, lattice.order, s.height, s.width);
+    const Map<T> planes(s.batch, s.c_out, lattice.order, s.height, s.width, 0, blocks);
     const Map<T> sums(s.batch, s.c_in, 1, adjoint.out_height(), adjoint.out_width());
     const Map<T> expected_sums(s.batch, s.c_in, 1, adjoint.out_height(), adjoint.out_width());
     randomise(random, planes);
@@ -66,10 +67,10 @@ void one_case(const Lattice& lattice, const Sizes& s, Random& random) {
     gconv::lifting_conv2d_adjoint(*lattice.group, planes.read(), weight.read(), sums.image, s.padding, s.threads);
     CHECK(equal(sums, expected_sums));
 
-    const auto packed = gconv::pack_lifting_conv2d(*lattice.group, weight.read(), s.threads);
-    const Map<T> again(s.batch, s.c_out, lattice.order, h, w);
+    const auto packed = gconv::pack_lifting_conv2d(*lattice.group, weight.read(), 1, s.threads);
+    const Map<T> again(s.batch, s.c_out, lattice.order, h, w, 0, blocks);
     std::vector<T> bias;
-    for (int64_t o = 0; o < s.c_out; ++o) bias.push_back(static_cast<T>(o - 2));
+    for (int64_t o = 0; o < s.c_out; ++o) bias.push_back(static_cast<T>(o % (s.c_out / blocks) - 2));
     for (int64_t o = 0; o < s.c_out; ++o)
         for (int64_t n = 0; n < s.batch; ++n)
             for (int g = 0; g < lattice.order; ++g)

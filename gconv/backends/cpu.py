@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gconv import build, layout
+from gconv import build, cosets, layout
 from gconv.groups import Cosets, PlanarGroup
 
 DTYPES = {
@@ -52,7 +52,8 @@ def profile() -> Iterator[dict[str, float]]:
 
 @cache
 def _native_group(group: PlanarGroup) -> Any:
-    """The tables that the native code derives its transforms from."""
+    """The tables of the lattice subgroup that the native code derives its transforms from."""
+    group = group.lattice
     elements = group.elements
     product = np.array([[group.product(a, b) for b in elements] for a in elements], dtype=np.int32)
     action = np.array([group.matrix(g) for g in elements], dtype=np.int32)
@@ -78,8 +79,9 @@ View = tuple[int, tuple[int, ...], tuple[int, ...]]
 def _view(x: Tensor, dtype: torch.dtype) -> View:
     """What the native code needs of a tensor; the stride of a single channel is arbitrary in torch and 1 there.
 
-    x must be a variable of the caller: the address of a temporary is free before the native code reads it. The dtype is
-    checked here because the native code cannot, and the torch ops can be called past gconv.functional's checks.
+    x must be a variable of the caller, or a view of one: the address of a temporary is free before the native code reads
+    it. The dtype is checked here because the native code cannot, and the torch ops can be called past gconv.functional's
+    checks.
     """
     if x.dtype != dtype or not x.is_cpu:
         raise TypeError(f"cpu backend: every operand must be {dtype} on cpu, got {x.dtype} on {x.device}")
@@ -98,7 +100,8 @@ def _operands(x: Tensor, weight: Tensor, group: PlanarGroup, stride: int, paddin
     """x with adjacent channels, and the tensor for the output."""
     (batch, *_, height, width), (c_out, *_, size) = x.shape, weight.shape
     margin = 2 * padding - size
-    shape = (batch, c_out, group.order, (height + margin) // stride + 1, (width + margin) // stride + 1)
+    height, width = (height + margin) // stride + 1, (width + margin) // stride + 1
+    shape = (batch, c_out // group.coset_count, group.order, height, width)
     return _channels_last(x), x.new_empty_strided(shape, layout.strides(shape))
 
 
@@ -109,7 +112,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, s
     run = _native.group_conv2d if weight.dim() == 5 else _native.lifting_conv2d
     bias = None if bias is None else bias.contiguous()
     run(
-        _native_group(group), DTYPES[x.dtype], *_views(x, weight, bias, out),
+        _native_group(group), DTYPES[x.dtype], *_views(cosets.split(x, group), weight, bias, cosets.split(out, group)),
         stride, padding, torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -118,7 +121,9 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, s
 def pack(weight: Tensor, group: PlanarGroup) -> Any:
     """The filter in the Fourier domain, for :func:`conv2d_packed`; weight is (C_out, C_in[, |G|], K, K), contiguous."""
     run = _native.pack_group_conv2d if weight.dim() == 5 else _native.pack_lifting_conv2d
-    return run(_native_group(group), DTYPES[weight.dtype], _view(weight, weight.dtype), torch.get_num_threads())
+    blocks = group.coset_count if weight.dim() == 5 else 1
+    view = _view(weight, weight.dtype)
+    return run(_native_group(group), DTYPES[weight.dtype], view, blocks, torch.get_num_threads())
 
 
 def packing_state() -> object:
@@ -133,7 +138,8 @@ def conv2d_packed(
     x, out = _operands(x, weight, group, stride, padding)
     bias = None if bias is None else bias.contiguous()
     _native.conv2d_packed(
-        packed, DTYPES[x.dtype], *_views(x, bias, out), stride, padding, torch.get_num_threads()
+        packed, DTYPES[x.dtype], *_views(cosets.split(x, group), bias, cosets.split(out, group)),
+        stride, padding, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -147,11 +153,11 @@ def conv2d_input_grad(
         reach = weight.shape[-1] - 1
         grad_out, margin = _spread(grad_out, stride, margin, (height + reach, width + reach)), 0
     grad_out, weight = _channels_last(grad_out), weight.contiguous()
-    lifting = weight.dim() == 4
-    grad_x = layout.empty(grad_out, (grad_out.shape[0], *weight.shape[1:-2], height, width))
-    run = _native.lifting_conv2d_adjoint if lifting else _native.group_conv2d_adjoint
+    grad_x = layout.empty(grad_out, cosets.input_shape(weight, group, grad_out.shape[0], height, width))
+    run = _native.lifting_conv2d_adjoint if weight.dim() == 4 else _native.group_conv2d_adjoint
     run(
-        _native_group(group), DTYPES[grad_out.dtype], *_views(grad_out, weight, grad_x),
+        _native_group(group), DTYPES[grad_out.dtype],
+        *_views(cosets.split(grad_out, group), weight, cosets.split(grad_x, group)),
         margin, torch.get_num_threads(),
     )  # fmt: skip
     return grad_x
@@ -173,10 +179,11 @@ def _spread(x: Tensor, stride: int, margin: int, size: tuple[int, int]) -> Tenso
 def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:
     """The transpose of :func:`conv2d` in weight: (C_out, C_in[, |G|], K, K)."""
     x, grad_out = _channels_last(x), _channels_last(grad_out)
-    grad_weight = x.new_empty((grad_out.shape[1], *x.shape[1:-2], size, size))
+    grad_weight = x.new_empty(cosets.filter_shape(grad_out.shape[1], x.shape, size, group))
     run = _native.group_conv2d_weight_grad if x.dim() == 5 else _native.lifting_conv2d_weight_grad
     run(
-        _native_group(group), DTYPES[x.dtype], *_views(x, grad_out, grad_weight),
+        _native_group(group), DTYPES[x.dtype],
+        *_views(cosets.split(x, group), cosets.split(grad_out, group), grad_weight),
         stride, padding, torch.get_num_threads(),
     )  # fmt: skip
     return grad_weight

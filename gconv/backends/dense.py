@@ -52,7 +52,7 @@ def conv2d_packed(
     """As :func:`conv2d`, with the bank."""
     bias = None if bias is None else bias.repeat_interleave(group.order)
     out = F.conv2d(_planar(x), packed, bias, stride, padding)
-    return out.unflatten(1, (weight.shape[0], group.order))
+    return out.unflatten(1, (-1, group.order))
 
 
 def conv2d_input_grad(
@@ -62,7 +62,7 @@ def conv2d_input_grad(
     bank = filters.expand(weight, group)
     x = bank.new_empty(()).expand(grad_out.shape[0], bank.shape[1], height, width)
     grad_x = _backward(grad_out, x, bank, stride, padding, wanted=0)
-    return grad_x.unflatten(1, tuple(weight.shape[1:3])) if weight.dim() == 5 else grad_x
+    return grad_x.unflatten(1, (-1, group.order)) if weight.dim() == 5 else grad_x
 
 
 def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:

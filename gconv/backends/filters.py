@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gconv import cosets
 from gconv.groups import PlanarGroup
 
 
@@ -17,24 +18,26 @@ def expand(weight: Tensor, group: PlanarGroup) -> Tensor:
     """The dense bank: output plane s is L_s W.
 
     Args:
-        weight: lifting (C_out, C_in, K, K) or group (C_out, C_in, |G|, K, K).
+        weight: lifting (C_out, C_in, K, K) or group (C_out, C_in, |G|, K, K); off the pixel grid, the filter on the
+            lattice subgroup.
 
     Returns:
         (C_out * |G|, C_in, K, K) or (C_out * |G|, C_in * |G|, K, K), flat order c * |G| + s.
     """
-    bank = torch.stack([group.act(weight, s) for s in group.elements], dim=1)
-    bank = bank.flatten(0, 1)
-    return bank.flatten(1, 2) if weight.dim() == 5 else bank
+    lattice, group_filter = group.lattice, weight.dim() == 5
+    bank = torch.stack([lattice.act(weight, s) for s in lattice.elements], dim=1).flatten(0, 1)
+    return cosets.unfold_bank(bank.flatten(1, 2) if group_filter else bank, group, group_filter)
 
 
 def contract(bank: Tensor, group: PlanarGroup, group_filter: bool) -> Tensor:
     """The adjoint of :func:`expand`: moves the bank's plane s back by s^-1 and sums over s, in float32 or wider."""
-    planes = widen(bank).unflatten(0, (-1, group.order))
+    lattice = group.lattice
+    planes = widen(cosets.fold_bank(bank, group, group_filter)).unflatten(0, (-1, lattice.order))
     if group_filter:
-        planes = planes.unflatten(2, (-1, group.order))
-    total = group.act(planes[:, 0], 0)
-    for s in range(1, group.order):
-        total = total + group.act(planes[:, s], group.inverse(s))
+        planes = planes.unflatten(2, (-1, lattice.order))
+    total = lattice.act(planes[:, 0], 0)
+    for s in range(1, lattice.order):
+        total = total + lattice.act(planes[:, s], lattice.inverse(s))
     return total.to(bank.dtype)
 
 

@@ -5,6 +5,7 @@ Group:    out(x, g) = sum_d sum_t f(x + d, t) W(g^-1 d, g^-1 t)
 
 with d over the centred K x K window (Cohen & Welling 2016, equations 10 and 11, as correlations). Both read alike: the
 rank of the filter says whether there is a group axis to sum over. Half precision is computed in float32, rounded once.
+Groups off the pixel grid are folded into their lattice subgroup (gconv/cosets.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gconv import cosets
 from gconv.backends.filters import widen
 from gconv.groups import Cosets, PlanarGroup
 
@@ -34,16 +36,17 @@ def _letters(weight: Tensor) -> str:
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int) -> Tensor:
     """x: (N, C_in[, |G|], H, W), weight: (C_out, C_in[, |G|], K, K), bias: (C_out) -> (N, C_out, |G|, H', W')."""
-    dtype, ct = x.dtype, _letters(weight)
-    x, weight = widen(x), widen(weight)
+    dtype, ct, lattice = x.dtype, _letters(weight), group.lattice
+    x, weight = cosets.fold(widen(x), group), widen(weight)
     size = weight.shape[-1]
     padded = F.pad(x, [padding] * 4)
     height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
-    out = x.new_zeros(x.shape[0], weight.shape[0], group.order, height, width)
-    for g in group.elements:
-        moved = group.act(weight, g)
+    out = x.new_zeros(x.shape[0], weight.shape[0], lattice.order, height, width)
+    for g in lattice.elements:
+        moved = lattice.act(weight, g)
         for row, column, window in _windows(padded, size, stride, height, width):
             out[:, :, g] += torch.einsum(f"n{ct}xy,o{ct}->noxy", window, moved[..., row, column])
+    out = cosets.unfold(out, group)
     if bias is not None:
         out += widen(bias)[:, None, None, None]
     return out.to(dtype)
@@ -53,28 +56,28 @@ def conv2d_input_grad(
     grad_out: Tensor, weight: Tensor, group: PlanarGroup, height: int, width: int, stride: int, padding: int
 ) -> Tensor:
     """The transpose of :func:`conv2d` in x: every product is added back where x was read."""
-    dtype, ct = grad_out.dtype, _letters(weight)
-    grad_out, weight = widen(grad_out), widen(weight)
+    dtype, ct, lattice = grad_out.dtype, _letters(weight), group.lattice
+    grad_out, weight = cosets.fold(widen(grad_out), group), widen(weight)
     shape = (grad_out.shape[0], *weight.shape[1:-2], height + 2 * padding, width + 2 * padding)
     padded = grad_out.new_zeros(shape)
-    for g in group.elements:
-        moved = group.act(weight, g)
+    for g in lattice.elements:
+        moved = lattice.act(weight, g)
         for row, column, window in _windows(padded, weight.shape[-1], stride, *grad_out.shape[-2:]):
             window += torch.einsum(f"noxy,o{ct}->n{ct}xy", grad_out[:, :, g], moved[..., row, column])
-    return padded[..., padding : padding + height, padding : padding + width].to(dtype)
+    return cosets.unfold(padded[..., padding : padding + height, padding : padding + width], group).to(dtype)
 
 
 def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:
     """The transpose of :func:`conv2d` in weight: (C_out, C_in[, |G|], K, K)."""
-    dtype, ct = x.dtype, _letters(x)
-    x, grad_out = widen(x), widen(grad_out)
+    dtype, ct, lattice = x.dtype, _letters(x), group.lattice
+    x, grad_out = cosets.fold(widen(x), group), cosets.fold(widen(grad_out), group)
     padded = F.pad(x, [padding] * 4)
     total = x.new_zeros(grad_out.shape[1], *x.shape[1:-2], size, size)
-    for g in group.elements:
+    for g in lattice.elements:
         moved = torch.zeros_like(total)
         for row, column, window in _windows(padded, size, stride, *grad_out.shape[-2:]):
             moved[..., row, column] = torch.einsum(f"noxy,n{ct}xy->o{ct}", grad_out[:, :, g], window)
-        total += group.act(moved, group.inverse(g))
+        total += lattice.act(moved, lattice.inverse(g))
     return total.to(dtype)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gconv import backends
+from gconv import backends, cosets
 from gconv.backends import Work
 from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup, group_from_name
@@ -22,21 +22,25 @@ from gconv.layout import canonical, empty
 from gconv.ops._shortcut import recorded, shortened
 
 
-def forward_work(operation: str, x: Tensor, weight: Tensor, group: str, stride: int, padding: int) -> Work:
-    """What a forward pass on these operands does."""
-    (batch, c_in, *_), (c_out, *_, size) = x.shape, weight.shape
+def forward_work(operation: str, x: Tensor, weight: Tensor, group: PlanarGroup, stride: int, padding: int) -> Work:
+    """What a forward pass on these operands does: on the lattice subgroup, whose filter weight is."""
+    (batch, *_), (c_out, c_in, *_, size) = x.shape, weight.shape
     height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
-    return Work(operation, "forward", group, x.dtype, c_in, c_out, size, stride, batch, height, width)
+    lattice = group.lattice.name
+    return Work(operation, "forward", lattice, x.dtype, c_in, c_out, size, stride, batch, height, width)
 
 
-def input_grad_work(operation: str, grad_out: Tensor, weight: Tensor, group: str, stride: int) -> Work:
+def input_grad_work(operation: str, grad_out: Tensor, weight: Tensor, group: PlanarGroup, stride: int) -> Work:
     (c_out, c_in, *_, size), (batch, *_, height, width) = weight.shape, grad_out.shape
-    return Work(operation, "input_grad", group, weight.dtype, c_in, c_out, size, stride, batch, height, width)
+    lattice = group.lattice.name
+    return Work(operation, "input_grad", lattice, weight.dtype, c_in, c_out, size, stride, batch, height, width)
 
 
-def weight_grad_work(operation: str, x: Tensor, grad_out: Tensor, size: int, group: str, stride: int) -> Work:
+def weight_grad_work(operation: str, x: Tensor, grad_out: Tensor, size: int, group: PlanarGroup, stride: int) -> Work:
     batch, c_out, _, height, width = grad_out.shape
-    return Work(operation, "weight_grad", group, x.dtype, x.shape[1], c_out, size, stride, batch, height, width)
+    c_out, c_in, *_ = cosets.filter_shape(c_out, x.shape, size, group)
+    lattice = group.lattice.name
+    return Work(operation, "weight_grad", lattice, x.dtype, c_in, c_out, size, stride, batch, height, width)
 
 
 def run_forward(
@@ -81,8 +85,9 @@ def register_convolution(name: str) -> type[torch.autograd.Function]:
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
-        work = forward_work(name, x, weight, group, stride, padding)
-        return run_forward(work, x, weight, bias, group_from_name(group), padding, backend)
+        planar_group = group_from_name(group)
+        work = forward_work(name, x, weight, planar_group, stride, padding)
+        return run_forward(work, x, weight, bias, planar_group, padding, backend)
 
     def forward_input_grad(
         grad_out: Tensor,
@@ -95,14 +100,14 @@ def register_convolution(name: str) -> type[torch.autograd.Function]:
         backend: str,
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, input_grad_work(name, grad_out, weight, group, stride), grad_out)
+        run = backends.resolve(backend, input_grad_work(name, grad_out, weight, planar_group, stride), grad_out)
         return canonical(run.conv2d_input_grad(grad_out, weight, planar_group, height, width, stride, padding))
 
     def forward_weight_grad(
         x: Tensor, grad_out: Tensor, size: int, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
         planar_group = group_from_name(group)
-        run = backends.resolve(backend, weight_grad_work(name, x, grad_out, size, group, stride), x)
+        run = backends.resolve(backend, weight_grad_work(name, x, grad_out, size, planar_group, stride), x)
         return run.conv2d_weight_grad(x, grad_out, planar_group, size, stride, padding).contiguous()
 
     ops = torch.ops.gconv
@@ -115,7 +120,9 @@ def register_convolution(name: str) -> type[torch.autograd.Function]:
     ) -> Tensor:
         size = weight.shape[-1]
         height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
-        return empty(x, (x.shape[0], weight.shape[0], group_from_name(group).order, height, width))
+        planar_group = group_from_name(group)
+        c_out = weight.shape[0] // planar_group.coset_count
+        return empty(x, (x.shape[0], c_out, planar_group.order, height, width))
 
     def fake_input_grad(
         grad_out: Tensor,
@@ -127,12 +134,13 @@ def register_convolution(name: str) -> type[torch.autograd.Function]:
         padding: int,
         backend: str,
     ) -> Tensor:
-        return empty(grad_out, (grad_out.shape[0], *weight.shape[1:-2], height, width))
+        shape = cosets.input_shape(weight, group_from_name(group), grad_out.shape[0], height, width)
+        return empty(grad_out, shape)
 
     def fake_weight_grad(
         x: Tensor, grad_out: Tensor, size: int, group: str, stride: int, padding: int, backend: str
     ) -> Tensor:
-        return x.new_empty((grad_out.shape[1], *x.shape[1:-2], size, size))
+        return x.new_empty(cosets.filter_shape(grad_out.shape[1], x.shape, size, group_from_name(group)))
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, bias, *options = inputs
