@@ -79,9 +79,9 @@ View = tuple[int, tuple[int, ...], tuple[int, ...]]
 def _view(x: Tensor, dtype: torch.dtype) -> View:
     """What the native code needs of a tensor; the stride of a single channel is arbitrary in torch and 1 there.
 
-    x must be a variable of the caller, or a view of one: the address of a temporary is free before the native code reads
-    it. The dtype is checked here because the native code cannot, and the torch ops can be called past gconv.functional's
-    checks.
+    x must be a variable of the caller, or a view of one: the address of a temporary is free before the native code
+    reads it. The dtype is checked here because the native code cannot, and the torch ops can be called past
+    gconv.functional's checks.
     """
     if x.dtype != dtype or not x.is_cpu:
         raise TypeError(f"cpu backend: every operand must be {dtype} on cpu, got {x.dtype} on {x.device}")
