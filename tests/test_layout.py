@@ -19,16 +19,16 @@ STEMS = ("lifting_conv2d", "group_conv2d", "group_pool")
 LAYERS = {
     "gconv.groups": 0,
     "gconv.layout": 0,
-    "gconv.cosets": 1,
     "gconv.build": 0,  # the only one that loads gconv._native
-    "gconv.backends": 1,
-    "gconv.ops": 2,
-    "gconv.functional": 3,
-    "gconv.steerable": 4,
-    "gconv.nn": 5,
-    "gconv.convert": 6,
-    "gconv": 7,
-    "gconv.__main__": 8,
+    "gconv.cosets": 1,
+    "gconv.backends": 2,
+    "gconv.ops": 3,
+    "gconv.functional": 4,
+    "gconv.steerable": 5,
+    "gconv.nn": 6,
+    "gconv.convert": 7,
+    "gconv": 8,
+    "gconv.__main__": 9,
 }
 
 
