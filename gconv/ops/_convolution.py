@@ -20,6 +20,7 @@ from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
 from gconv.ops._shortcut import recorded, shortened
+from gconv.ops._vmap import batching_rule
 
 
 def forward_work(operation: str, x: Tensor, weight: Tensor, group: PlanarGroup, stride: int, padding: int) -> Work:
@@ -179,12 +180,13 @@ def register_convolution(name: str) -> type[torch.autograd.Function]:
         grad_grad_out = convolve(x, grad_weight, None, *ctx.options) if needs_grad_out else None
         return grad_x, grad_grad_out, None, None, None, None, None
 
-    for suffix, kernel, shape, setup, formula in (
-        ("", forward, fake, save, backward),
-        ("_input_grad", forward_input_grad, fake_input_grad, save_input_grad, backward_input_grad),
-        ("_weight_grad", forward_weight_grad, fake_weight_grad, save_weight_grad, backward_weight_grad),
+    for suffix, kernel, shape, setup, formula, maps in (
+        ("", forward, fake, save, backward, (0,)),
+        ("_input_grad", forward_input_grad, fake_input_grad, save_input_grad, backward_input_grad, (0,)),
+        ("_weight_grad", forward_weight_grad, fake_weight_grad, save_weight_grad, backward_weight_grad, ()),
     ):
         torch.library.impl(library + suffix, "CompositeExplicitAutograd")(kernel)
         torch.library.register_fake(library + suffix, shape)
         torch.library.register_autograd(library + suffix, formula, setup_context=setup)
+        torch.library.register_vmap(library + suffix, batching_rule(getattr(ops, name + suffix), maps))
     return recorded(forward, save, backward)

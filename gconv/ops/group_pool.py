@@ -17,6 +17,7 @@ from gconv.backends import Work
 from gconv.groups import Cosets, PlanarGroup, group_from_name
 from gconv.layout import canonical, empty
 from gconv.ops._shortcut import recorded, shortened
+from gconv.ops._vmap import batching_rule
 
 _OPTIONS = "str group, int[] subgroup, str mode, str backend"
 
@@ -106,8 +107,13 @@ def _select_formula(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     return _ops.group_pool_backward(grad_out, *ctx.saved_tensors, *ctx.options), None, None, None, None, None
 
 
-for _name, _kernel in (("group_pool", _pool), ("group_pool_backward", _scatter), ("group_pool_select", _select)):
+for _name, _kernel, _maps in (
+    ("group_pool", _pool, (0,)),
+    ("group_pool_backward", _scatter, (0, 1)),
+    ("group_pool_select", _select, (0, 1)),
+):
     torch.library.impl(f"gconv::{_name}", "CompositeExplicitAutograd")(_kernel)
+    torch.library.register_vmap(f"gconv::{_name}", batching_rule(getattr(_ops, _name), _maps))
 torch.library.register_autograd("gconv::group_pool", _pool_formula, setup_context=_save_pool)
 torch.library.register_autograd("gconv::group_pool_backward", _scatter_formula, setup_context=_save_index)
 torch.library.register_autograd("gconv::group_pool_select", _select_formula, setup_context=_save_index)
