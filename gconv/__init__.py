@@ -3,8 +3,10 @@
 from importlib.metadata import version
 
 from gconv import nn
+from gconv.conv_transpose import group_conv_transpose2d
 from gconv.convert import to_planar
-from gconv.functional import Explanation, expand_filter, explain, group_conv2d, group_pool, lifting_conv2d
+from gconv.explanation import Explanation, explain
+from gconv.functional import expand_filter, group_conv2d, group_pool, lifting_conv2d
 from gconv.groups import CyclicGroup, DihedralGroup, Irrep, PlanarGroup, group_from_name
 from gconv.steerable import Ring, sp_gan_basis, steerable_basis, steerable_filters
 
@@ -20,6 +22,7 @@ __all__ = [
     "expand_filter",
     "explain",
     "group_conv2d",
+    "group_conv_transpose2d",
     "group_from_name",
     "group_pool",
     "lifting_conv2d",

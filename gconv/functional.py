@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -17,11 +16,11 @@ from gconv.ops import group_conv2d as group_conv2d_op
 from gconv.ops import lifting_conv2d as lifting_conv2d_op
 from gconv.ops._convolution import forward_work, run_forward
 from gconv.ops._shortcut import below_autograd, plainly_eager, records, refuse_forward_mode
-from gconv.ops.group_pool import pool, pool_work
+from gconv.ops.group_pool import pool
 
+NEEDS_BANK = "only the expanded bank takes dilation or groups above 1"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = 2**28 - 1  # stride and padding: positions in a padded image fit the 32 bits that native code has for them
-_OPERATIONS = ("lifting_conv2d", "group_conv2d", "group_pool")
 _RECORDED = {"lifting_conv2d": lifting_conv2d_op.Recorded, "group_conv2d": group_conv2d_op.Recorded}
 
 
@@ -33,6 +32,8 @@ def lifting_conv2d(
     group: PlanarGroup,
     stride: int = 1,
     padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
     backend: str | None = None,
 ) -> Tensor:
     """Correlates an image with every transformed copy of each filter.
@@ -48,11 +49,14 @@ def lifting_conv2d(
         stride: positive step between outputs. Exactly equivariant iff (L + 2 * padding - K) % stride == 0 on every
             axis length L that the group flips or rotates.
         padding: zeros added on every side.
+        dilation: positive step between the taps of a filter, as torch's. Above 1 only on "dense".
+        groups: as torch's: blocks of channels that do not mix; weight is then (C_out, C_in / groups, K, K). Above 1
+            only on "dense".
         backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout, with
-        H' = (H + 2 * padding - K) // stride + 1. Gradients of every order exist.
+        H' = (H + 2 * padding - dilation * (K - 1) - 1) // stride + 1. Gradients of every order exist.
         float16 and bfloat16: "reference" accumulates in float32 and rounds once, "dense" rounds as torch's conv2d.
 
     Raises:
@@ -60,6 +64,8 @@ def lifting_conv2d(
         ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend.
         RuntimeError: the named backend cannot run these tensors.
     """
+    if dilation != 1 or groups != 1:
+        return _convolve_bank("lifting_conv2d", x, weight, bias, group, stride, padding, dilation, groups, backend)
     return _convolve("lifting_conv2d", x, weight, bias, group, stride, padding, backend)
 
 
@@ -71,6 +77,8 @@ def group_conv2d(
     group: PlanarGroup,
     stride: int = 1,
     padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
     backend: str | None = None,
 ) -> Tensor:
     """Correlates a feature map on the group with every transformed copy of each filter.
@@ -87,6 +95,7 @@ def group_conv2d(
         group: the group that transforms the filters. Equivariance is exact for its lattice subgroup.
         stride: positive step between outputs; exactness as in :func:`lifting_conv2d`.
         padding: zeros added on every side.
+        dilation, groups: as in :func:`lifting_conv2d`; weight has C_in / groups input channels.
         backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
 
     Returns:
@@ -98,6 +107,8 @@ def group_conv2d(
         ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend.
         RuntimeError: the named backend cannot run these tensors.
     """
+    if dilation != 1 or groups != 1:
+        return _convolve_bank("group_conv2d", x, weight, bias, group, stride, padding, dilation, groups, backend)
     return _convolve("group_conv2d", x, weight, bias, group, stride, padding, backend)
 
 
@@ -159,90 +170,6 @@ def expand_filter(weight: Tensor, group: PlanarGroup) -> Tensor:
     return filters.expand(weight, group)
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """Which backend ``backend=None`` means, why, and why others cannot run.
-
-    Attributes:
-        operation: the op.
-        backend: what its forward pass runs on.
-        reason: why.
-        gradients: the same of the passes behind it: "input_grad" and "weight_grad", or "backward" of group_pool, to
-            (backend, reason).
-        unavailable: backend to why it cannot run.
-        runs_as: what a convolution on a group off the pixel grid comes to; empty on the grid.
-    """
-
-    operation: str
-    backend: str
-    reason: str
-    gradients: dict[str, tuple[str, str]]
-    unavailable: dict[str, str]
-    runs_as: str = ""
-
-    def __str__(self) -> str:
-        lines = [f"{self.operation}: {self.backend} ({self.reason})"]
-        lines += [f"  {self.runs_as}"] if self.runs_as else []
-        lines += [f"  {step}: {backend} ({reason})" for step, (backend, reason) in self.gradients.items()]
-        lines += [f"  {name} cannot run: {reason}" for name, reason in self.unavailable.items()]
-        return "\n".join(lines)
-
-
-def explain(
-    operation: str,
-    x: Tensor,
-    weight: Tensor | None = None,
-    *,
-    group: PlanarGroup,
-    stride: int = 1,
-    padding: int = 0,
-) -> Explanation:
-    """Which backend would run for these arguments, and why.
-
-    Args:
-        operation: "lifting_conv2d", "group_conv2d" or "group_pool".
-        x: the input as the op takes it.
-        weight: the filter as the op takes it; None for "group_pool".
-        group, stride, padding: as the op takes them.
-
-    Returns:
-        An :class:`Explanation`; print it.
-
-    Raises:
-        TypeError, ValueError: as the op would raise.
-    """
-    if operation not in _OPERATIONS:
-        raise ValueError(f"explain: operation must be one of {', '.join(_OPERATIONS)}, got {operation!r}")
-    if operation == "group_pool":
-        _check_pool(operation, x, group)
-        work, steps = pool_work("forward", x, group.name), ["backward"]
-    else:
-        if weight is None:
-            raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
-        x, weight, _ = _autocast(x, weight, None)
-        _check_convolution(operation, x, weight, None, group, stride, padding)
-        work = forward_work(operation, x, weight, group, stride, padding)
-        steps = ["input_grad", "weight_grad"]
-    backend, reason = backends.choose(work, x)
-    gradients = {step: backends.choose(work._replace(step=step), x) for step in steps}
-    missing = {name: why for name in backends.BACKENDS if (why := backends.unavailable(name, x))}
-    runs_as = "" if operation == "group_pool" else _runs_as(operation, group, backend)
-    return Explanation(operation, backend, reason, gradients, missing, runs_as)
-
-
-def _runs_as(operation: str, group: PlanarGroup, backend: str) -> str:
-    """The lattice layer that a convolution on the group is, and what that saves; empty for lattice groups."""
-    if group.is_lattice:
-        return ""
-    lattice = group.lattice
-    saving = lattice.order**2 / sum(irrep.multiplications for irrep in lattice.irreps)
-    saves = operation == "group_conv2d" and backend == "cpu" and saving > 1
-    multiplications = f"{saving:.3g} times fewer multiplications than" if saves else "as many multiplications as"
-    return (
-        f"{group.name} runs as {lattice.name} with {group.coset_count} x the channels: {multiplications} its dense bank"
-    )
-
-
 def _convolve(
     operation: str,
     x: Tensor,
@@ -274,6 +201,26 @@ def _convolve(
     refuse_forward_mode(operation, x, weight, bias)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
+
+
+def _convolve_bank(
+    operation: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: PlanarGroup,
+    stride: int,
+    padding: int,
+    dilation: int,
+    groups: int,
+    backend: str | None,
+) -> Tensor:
+    """A convolution that only torch's own, on the bank, computes: dilated, or in groups of channels. Checked."""
+    x, weight, bias = _autocast(x, weight, bias)
+    _check_convolution(operation, x, weight, bias, group, stride, padding, dilation, groups)
+    if _backend_name(operation, backend) not in (backends.AUTO, "dense"):
+        raise RuntimeError(f"{operation}: backend {backend!r} cannot run: {NEEDS_BANK}")
+    return backends.dense.bank_conv2d(x, weight, bias, group, stride, padding, dilation, groups)
 
 
 @lru_cache(maxsize=4096)
@@ -317,18 +264,28 @@ def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
 
 
 def _check_convolution(
-    operation: str, x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, stride: int, padding: int
+    operation: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: PlanarGroup,
+    stride: int,
+    padding: int,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> None:
     lifting = operation == "lifting_conv2d"
     _check_group(operation, group)
-    operands = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
-    for argument, tensor in operands.items():
-        _check_tensor(operation, argument, tensor)
+    operands = _check_operands(operation, x, weight, bias)
     _check_int(operation, "stride", stride, 1)
     _check_int(operation, "padding", padding, 0)
+    _check_int(operation, "dilation", dilation, 1)
+    _check_int(operation, "groups", groups, 1)
     _check_filter(operation, weight, group, lifting)
-    m, size = group.coset_count, weight.shape[-1]
-    c_out, c_in = weight.shape[0] // m, weight.shape[1] // (1 if lifting else m)
+    m, size = group.coset_count, dilation * (weight.shape[-1] - 1) + 1
+    c_out, c_in = weight.shape[0] // m, groups * weight.shape[1] // (1 if lifting else m)
+    if c_out % groups:
+        raise ValueError(f"{operation}: weight must have a multiple of groups = {groups} filters, got {c_out}")
     if x.dim() != weight.dim() or x.shape[1] != c_in or (not lifting and x.shape[2] != group.order):
         wanted = f"(N, {c_in}, H, W)" if lifting else f"(N, {c_in}, {group.order}, H, W)"
         raise ValueError(
@@ -343,6 +300,20 @@ def _check_convolution(
             f"{operation}: x must have H and W of at least {least} for a {size} x {size} filter and "
             f"padding = {padding}, got {tuple(x.shape)}"
         )
+    _check_alike(operation, operands)
+
+
+def _check_operands(operation: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """The operands that there are, all tensors."""
+    operands = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    for argument, tensor in operands.items():
+        _check_tensor(operation, argument, tensor)
+    return operands
+
+
+def _check_alike(operation: str, operands: dict[str, Tensor]) -> None:
+    """That all operands have a dtype that the ops know, the same, and the same device."""
+    x = operands["x"]
     for argument, tensor in operands.items():
         _check_floating(operation, argument, tensor)
         if tensor.dtype != x.dtype:
@@ -381,14 +352,19 @@ def _pool_members(operation: str, group: PlanarGroup, mode: str, subgroup: Seque
     return sorted(set(subgroup))
 
 
-def _check_filter(operation: str, weight: Tensor, group: PlanarGroup, lifting: bool) -> None:
+def _check_filter(
+    operation: str, weight: Tensor, group: PlanarGroup, lifting: bool, channels: tuple[str, str] = ("C_out", "C_in")
+) -> None:
     order, m = group.lattice.order, group.coset_count
     axes_fit = weight.dim() == 4 if lifting else weight.dim() == 5 and weight.shape[2] == order
     copied = weight.shape[:1] if lifting else weight.shape[:2]
     fits = axes_fit and weight.shape[-1] == weight.shape[-2] and all(length % m == 0 for length in copied)
     if not fits or min(weight.shape) < 1:
         copies = "" if group.is_lattice else f"{m} "
-        wanted = f"({copies}C_out, C_in, K, K)" if lifting else f"({copies}C_out, {copies}C_in, {order}, K, K)"
+        first, second = channels
+        wanted = (
+            f"({copies}{first}, {second}, K, K)" if lifting else f"({copies}{first}, {copies}{second}, {order}, K, K)"
+        )
         wanted += "" if lifting and group.is_lattice else f" for group {group.name}"
         without = " without empty axes" if fits else ""
         source = "" if group.is_lattice else ", as gconv.steerable_filters makes it"

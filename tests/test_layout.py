@@ -25,8 +25,11 @@ LAYERS = {
     "gconv.ops": 3,
     "gconv.functional": 4,
     "gconv.steerable": 5,
+    "gconv.conv_transpose": 5,
+    "gconv.explanation": 6,
     "gconv.nn": 6,
     "gconv.convert": 7,
+    "gconv.interop": 7,
     "gconv": 8,
     "gconv.__main__": 9,
 }

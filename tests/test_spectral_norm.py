@@ -50,6 +50,18 @@ def test_the_applied_operator_has_norm_one(name: str, kind: type[nn.Module], siz
     torch.testing.assert_close(module.weight.detach(), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["C4", "D4", "C8", "D3"])
+def test_dilated_layers_in_groups_of_channels_have_norm_one(name: str, kind: type[nn.Module], groups: int) -> None:
+    """The operator of groups is block diagonal: one bank each, and the largest norm of them counts."""
+    group = gconv.group_from_name(name)
+    module = kind(4, 6, 3, group=group, dilation=2, groups=groups).double()
+    module = converge(spectral_norm(module, n_power_iterations=200))
+    banks = gconv.expand_filter(module.spatial_filter().detach(), group).flatten(1).chunk(groups)
+    assert 1 - 1e-9 <= max(float(torch.linalg.svdvals(bank)[0]) for bank in banks) < 1 + 1e-4  # sigma comes from below
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_new_layer_is_close_to_norm_one_at_once(name: str, kind: type[nn.Module]) -> None:

@@ -55,6 +55,24 @@ def conv2d_packed(
     return out.unflatten(1, (-1, group.order))
 
 
+def bank_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: PlanarGroup,
+    stride: int,
+    padding: int,
+    dilation: int,
+    groups: int,
+) -> Tensor:
+    """As :func:`conv2d`, with torch's dilation and groups, from torch's own differentiable ops."""
+    bias = None if bias is None else bias.repeat_interleave(group.order)
+    planar = _planar(x).contiguous()  # not channels last, for the reason in conv2d_weight_grad
+    out = F.conv2d(planar, filters.expand(weight, group), bias, stride, padding, dilation, groups)
+    out = out.unflatten(1, (-1, group.order))
+    return out.movedim(1, -1).contiguous().movedim(-1, 1)  # channels last; vmap knows no memory_format
+
+
 def conv2d_input_grad(
     grad_out: Tensor, weight: Tensor, group: PlanarGroup, height: int, width: int, stride: int, padding: int
 ) -> Tensor:

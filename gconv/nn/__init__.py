@@ -2,6 +2,7 @@
 
 from gconv.nn.batch_norm import GroupBatchNorm2d, GroupConditionalBatchNorm2d
 from gconv.nn.conv import GroupConv2d, LiftingConv2d
+from gconv.nn.conv_transpose import GroupConvTranspose2d
 from gconv.nn.orientation import per_orientation
 from gconv.nn.pool import GroupPool
 from gconv.nn.resample import GroupDownsample2d, GroupUpsample2d
@@ -11,6 +12,7 @@ __all__ = [
     "GroupBatchNorm2d",
     "GroupConditionalBatchNorm2d",
     "GroupConv2d",
+    "GroupConvTranspose2d",
     "GroupDownsample2d",
     "GroupPool",
     "GroupUpsample2d",

@@ -11,19 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from gconv.backends.filter_cache import FilterCache
-from gconv.functional import _backend_name, _check_group, _convolve
+from gconv.functional import _backend_name, _check_group, _convolve, _convolve_bank
 from gconv.groups import PlanarGroup
+from gconv.nn.padding import check_padding_mode, pad
 from gconv.nn.steerable import SteerableFilters
 from gconv.steerable import Ring
 
 
 class _Convolution(nn.Module):
-    """What the two layers share: parameters, padding, the warning when a stride breaks exactness, and the filter cache.
+    """What the layers share: parameters, padding, the warning when a stride breaks exactness, and the filter cache.
 
     In eval mode, where no gradient is recorded, what is made of the weight is kept until its values change.
     """
 
     lifting: ClassVar[bool]
+    transposed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -34,6 +36,9 @@ class _Convolution(nn.Module):
         group: PlanarGroup,
         stride: int = 1,
         padding: int | Literal["same"] = 0,
+        padding_mode: str = "zeros",
+        dilation: int = 1,
+        groups: int = 1,
         bias: bool = True,
         backend: str | None = None,
         basis: Sequence[Ring] | None = None,
@@ -47,23 +52,34 @@ class _Convolution(nn.Module):
             "out_channels": out_channels,
             "kernel_size": kernel_size,
             "stride": stride,
+            "dilation": dilation,
+            "groups": groups,
         }.items():
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name}: {argument} must be an int, got {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name}: {argument} must be positive, got {value}")
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{name}: groups must divide in_channels and out_channels, got {groups} for {in_channels} and "
+                f"{out_channels}"
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size
         self.group = group
         self.stride = stride
-        self.padding = _padding(name, kernel_size, stride, padding)
+        self.dilation = dilation
+        self.groups = groups
+        self.padding = _padding(name, kernel_size, stride, dilation, padding)
+        self.padding_mode = check_padding_mode(name, padding_mode)
         self.backend = backend
         pixels = group.is_lattice and basis is None
         self.steerable = None if pixels else SteerableFilters(name, group, kernel_size, basis)
+        channels = (in_channels, out_channels) if self.transposed else (out_channels, in_channels // groups)
         axis = () if self.lifting else (group.order,)
         window = (kernel_size, kernel_size) if self.steerable is None else (self.steerable.size,)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *axis, *window))
+        self.weight = nn.Parameter(torch.empty(*channels, *axis, *window))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self._filters = FilterCache()
         self._warned = False
@@ -78,11 +94,14 @@ class _Convolution(nn.Module):
         the squares of the B functions sum to B at every angle (:func:`gconv.steerable_filters`). It is 1 for
         v = 1 / fan_in, and a uniform variable in +-a has variance a^2 / 3. Padding lessens it near the border.
         """
-        fan_in = self.weight[0].numel()
+        self._initialise(fan_in=self.weight[0].numel())
+
+    def _initialise(self, fan_in: float) -> None:
+        bound = 1 / math.sqrt(fan_in)
         gain = 1 if self.steerable is None else math.sqrt(3)
-        nn.init.uniform_(self.weight, -gain / math.sqrt(fan_in), gain / math.sqrt(fan_in))
+        nn.init.uniform_(self.weight, -gain * bound, gain * bound)
         if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def spatial_filter(self) -> Tensor:
         """What :func:`gconv.lifting_conv2d` or ``group_conv2d`` takes: ``weight``, or the filters of coefficients."""
@@ -92,17 +111,17 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in[, |G|], H, W) -> (N, C_out, |G|, H', W'), as :func:`gconv.lifting_conv2d` and ``group_conv2d``."""
-        out = _convolve(
-            "lifting_conv2d" if self.lifting else "group_conv2d",
-            x,
-            self.spatial_filter(),
-            self.bias,
-            self.group,
-            self.stride,
-            self.padding,
-            self.backend,
-            None if self.training else self._filters,
-        )
+        operation = "lifting_conv2d" if self.lifting else "group_conv2d"
+        zeros = self.padding_mode == "zeros"
+        padded = x if zeros else pad(type(self).__name__, x, self.padding, self.padding_mode)
+        padding = self.padding if zeros else 0
+        operands = padded, self.spatial_filter(), self.bias
+        if self.dilation != 1 or self.groups != 1:
+            options = self.stride, padding, self.dilation, self.groups
+            out = _convolve_bank(operation, *operands, self.group, *options, self.backend)
+        else:
+            cache = None if self.training else self._filters
+            out = _convolve(operation, *operands, self.group, self.stride, padding, self.backend, cache)
         if self.stride > 1 and not self._warned and not torch.compiler.is_compiling():
             self._warn_if_inexact(x)
         return out
@@ -116,7 +135,7 @@ class _Convolution(nn.Module):
     def _warn_if_inexact(self, x: Tensor) -> None:
         found, exact = [], []
         for axis, letter in enumerate("HW"):
-            length, margin = x.shape[axis - 2], 2 * self.padding - self.kernel_size
+            length, margin = x.shape[axis - 2], 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1
             below = length - (length + margin) % self.stride
             if below < length and self.group.moves_axis(axis):
                 sizes = [size for size in (below, below + self.stride) if size >= max(1, -margin)]
@@ -125,15 +144,20 @@ class _Convolution(nn.Module):
         if found:
             self._warned = True
             warnings.warn(
-                f"{type(self).__name__}: {' and '.join(found)} with K = {self.kernel_size}, stride = {self.stride} and "
-                f"padding = {self.padding} is not exactly equivariant under {self.group.lattice.name}: the windows do "
-                f"not end where they began; {' and '.join(exact)} would be exact",
+                f"{type(self).__name__}: {' and '.join(found)} with K = {self.kernel_size}, stride = {self.stride}"
+                f"{f', dilation = {self.dilation}' if self.dilation > 1 else ''} and padding = {self.padding} is not "
+                f"exactly equivariant under {self.group.lattice.name}: the windows do not end where they began; "
+                f"{' and '.join(exact)} would be exact",
                 stacklevel=5,  # past torch's three frames of Module.__call__ and forward
             )
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, group={self.group!r}"]
         parts += [f"{name}={value}" for name, value in (("stride", self.stride), ("padding", self.padding))]
+        parts += [] if self.padding_mode == "zeros" else [f"padding_mode={self.padding_mode!r}"]
+        parts += [
+            f"{name}={value}" for name, value in (("dilation", self.dilation), ("groups", self.groups)) if value > 1
+        ]
         return ", ".join(parts + ([] if self.bias is not None else ["bias=False"]))
 
 
@@ -149,14 +173,17 @@ class LiftingConv2d(_Convolution):
         kernel_size: K of the K x K filter.
         group: a CyclicGroup or DihedralGroup.
         stride: positive step; warns once if it breaks exact equivariance for the size that comes.
-        padding: zeros on every side, or "same" for odd K and stride 1.
+        padding: pixels added on every side, or "same" for odd K and stride 1.
+        padding_mode: what they hold: "zeros", "circular" (the opposite side) or "reflect" (the mirror image without
+            its edge), as torch.nn.Conv2d's; equivariance stays exact.
+        dilation, groups: as torch.nn.Conv2d's; above 1 on the "dense" backend only.
         bias: whether to add a bias per channel, shared by all orientations.
         backend: see :func:`gconv.lifting_conv2d`.
         basis: rings of steerable filters (:func:`gconv.steerable_filters`). None: on the pixel grid each pixel of the
             filter is a parameter, off the grid the basis is :func:`gconv.steerable_basis`.
 
     Attributes:
-        weight: (C_out, C_in, K, K), or with steerable filters the coefficients (C_out, C_in, B).
+        weight: (C_out, C_in / groups, K, K); with steerable filters the coefficients, B in place of K, K.
 
     Raises:
         TypeError, ValueError: an argument out of range, named in the message.
@@ -172,19 +199,19 @@ class GroupConv2d(_Convolution):
     Arguments and errors are those of :class:`LiftingConv2d`.
 
     Attributes:
-        weight: (C_out, C_in, |G|, K, K), or with steerable filters the coefficients (C_out, C_in, |G|, B).
+        weight: (C_out, C_in / groups, |G|, K, K); with steerable filters the coefficients, B in place of K, K.
     """
 
     lifting = False
 
 
-def _padding(name: str, kernel_size: int, stride: int, padding: int | str) -> int:
+def _padding(name: str, kernel_size: int, stride: int, dilation: int, padding: int | str) -> int:
     if padding == "same":
         if kernel_size % 2 == 0 or stride != 1:
             raise ValueError(
                 f"{name}: padding='same' needs an odd kernel_size and stride 1, got {kernel_size} and {stride}"
             )
-        return kernel_size // 2
+        return dilation * (kernel_size // 2)
     if not isinstance(padding, int) or isinstance(padding, bool):
         raise TypeError(f"{name}: padding must be an int or 'same', got {padding!r}")
     if padding < 0:

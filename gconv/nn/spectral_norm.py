@@ -5,6 +5,7 @@ What(rho) = sum_s W_d(s) rho(s) of size (C_out d) x (C_in K^2 d), so sigma = max
 Lifting layers: the bank stacks L_s W, and (L_s W) v = W (s^-1 v); the same filter meets |G| moved vectors.
 Neither builds the bank. A layer off the pixel grid is one on its lattice subgroup (gconv/cosets.py), with the same bank
 but for the order of its rows and columns; sigma is that of the filter, and the coefficients are divided by it.
+Groups of channels have a bank each; a transposed convolution is that of its adjoint filter, as if its stride were 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from torch.nn.utils import parametrizations, parametrize
 from gconv.backends import filters
 from gconv.groups import PlanarGroup
 from gconv.nn.conv import _Convolution
-from gconv.nn.steerable import SteerableFilters
 
 _WARM_UP_ITERATIONS = 15  # as torch.nn.utils.parametrizations.spectral_norm
 
@@ -28,13 +28,14 @@ _WARM_UP_ITERATIONS = 15  # as torch.nn.utils.parametrizations.spectral_norm
 class _OperatorNorm(nn.Module):
     """weight -> weight / sigma, sigma by power iteration on each block; the vectors are buffers."""
 
-    def __init__(
-        self, weight: Tensor, group: PlanarGroup, steerable: SteerableFilters | None, n_power_iterations: int
-    ) -> None:
+    def __init__(self, layer: _Convolution, n_power_iterations: int) -> None:
         super().__init__()
-        self.group = group.lattice
-        self.steerable = steerable
+        self.group = layer.group.lattice
+        self.groups = layer.groups
+        self.steerable = layer.steerable
+        self.transposed = layer.transposed
         self.n_power_iterations = n_power_iterations
+        weight = layer.weight.detach()
         for i, irrep in enumerate(self.group.irreps):
             table = torch.tensor(irrep.matrices, dtype=weight.dtype, device=weight.device)
             self.register_buffer(f"irrep{i}", table, persistent=False)
@@ -48,16 +49,20 @@ class _OperatorNorm(nn.Module):
             self._iterate(operators, _WARM_UP_ITERATIONS)
 
     def _operators(self, weight: Tensor) -> list[_Operator]:
-        if self.steerable is not None:
-            weight = self.steerable(weight)
-        if weight.dim() == 4:
-            return [_LiftingBank(weight, self.group)]
-        upright = filters.align(weight, self.group)
-        blocks: list[_Operator] = []
-        for i in range(len(self.group.irreps)):
-            block = torch.einsum("ocsxy,skl->okcxyl", upright, getattr(self, f"irrep{i}"))
-            blocks.append(_Matrix(block.flatten(2).flatten(0, 1)))
-        return blocks
+        """The blocks, of each of the groups of channels in turn."""
+        operators: list[_Operator] = []
+        for part in weight.chunk(self.groups):
+            spatial = part if self.steerable is None else self.steerable(part)
+            if spatial.dim() == 4:
+                operators.append(_LiftingBank(spatial, self.group))
+                continue
+            if self.transposed:  # the group convolution that it is at stride 1
+                spatial = filters.adjoint(spatial, self.group)
+            upright = filters.align(spatial, self.group)
+            for i in range(len(self.group.irreps)):
+                block = torch.einsum("ocsxy,skl->okcxyl", upright, getattr(self, f"irrep{i}"))
+                operators.append(_Matrix(block.flatten(2).flatten(0, 1)))
+        return operators
 
     def _iterate(self, operators: list[_Operator], iterations: int) -> None:
         for i, operator in enumerate(operators):
@@ -136,7 +141,8 @@ def spectral_norm(module: nn.Module, n_power_iterations: int = 1) -> nn.Module:
     the stored filter does not give. Gradients flow through sigma. One power iteration per training forward.
 
     Args:
-        module: LiftingConv2d, GroupConv2d, or a torch layer (passed to torch's own spectral_norm).
+        module: LiftingConv2d, GroupConv2d, GroupConvTranspose2d, or a torch layer (passed to torch's own
+            spectral_norm).
         n_power_iterations: iterations per training forward.
 
     Returns:
@@ -149,6 +155,5 @@ def spectral_norm(module: nn.Module, n_power_iterations: int = 1) -> nn.Module:
         raise ValueError(f"spectral_norm: n_power_iterations must be positive, got {n_power_iterations}")
     if not isinstance(module, _Convolution):
         return parametrizations.spectral_norm(module, n_power_iterations=n_power_iterations)
-    norm = _OperatorNorm(module.weight.detach(), module.group, module.steerable, n_power_iterations)
-    parametrize.register_parametrization(module, "weight", norm)
+    parametrize.register_parametrization(module, "weight", _OperatorNorm(module, n_power_iterations))
     return module
