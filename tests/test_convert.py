@@ -1,13 +1,19 @@
-"""to_planar: the same numbers from a plain torch layer."""
+"""to_planar: the same numbers from plain torch modules, which export."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from cases import GROUPS, integers
-from torch import nn
+from torch import Tensor, nn
 
 import gconv
+from sgan.discriminators import Discriminator
+
+LAYERS = (gconv.nn.LiftingConv2d, gconv.nn.GroupConv2d, gconv.nn.GroupConvTranspose2d)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -48,6 +54,199 @@ def test_a_normalised_layer_converts_with_the_weight_it_applies() -> None:
     torch.testing.assert_close(gconv.to_planar(layer)(x.flatten(1, 2)), layer(x).flatten(1, 2))
 
 
-def test_other_modules_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"^to_planar: module must be a LiftingConv2d or GroupConv2d, got Conv2d"):
-        gconv.to_planar(nn.Conv2d(1, 1, 1))
+class Residual(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + self.body(x))
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Statistics and affine parameters as a trained network has them."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
+                for tensor in (module.weight, module.bias, module.running_mean):
+                    tensor.normal_()
+                module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def everything(group: gconv.PlanarGroup) -> nn.Module:
+    """A classifier with one of every layer, nested."""
+    options = {"group": group, "padding": "same"}
+    block = nn.Sequential(
+        gconv.nn.GroupConv2d(4, 4, 3, padding_mode="circular", **options), gconv.nn.GroupBatchNorm2d(4)
+    )
+    model = nn.Sequential(
+        OrderedDict(
+            lift=gconv.nn.LiftingConv2d(2, 4, 3, padding_mode="reflect", **options),
+            norm=gconv.nn.GroupBatchNorm2d(4),
+            relu=nn.ReLU(),
+            blur=gconv.nn.GroupDownsample2d("blur"),
+            residual=Residual(block),
+            up=gconv.nn.GroupUpsample2d(),
+            max=nn.MaxPool3d((1, 2, 2)),
+            soft=gconv.nn.GroupUpsample2d("blur"),
+            mean=nn.AvgPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            dilated=gconv.nn.GroupConv2d(4, 4, 3, group=group, padding=2, dilation=2, groups=2),
+            normalised=gconv.nn.spectral_norm(gconv.nn.GroupConv2d(4, 3, 3, group=group, stride=2, bias=False)),
+            transposed=gconv.nn.GroupConvTranspose2d(3, 3, 4, group=group, stride=2),
+            down=gconv.nn.GroupDownsample2d(),
+            act=nn.LeakyReLU(0.2),
+            pool=gconv.nn.GroupPool(group=group),
+            head=nn.Sequential(nn.Conv2d(3, 5, 2), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        )
+    )
+    return randomise(model)
+
+
+@pytest.mark.parametrize("name", [*GROUPS, "C3", "C8", "D6"])
+def test_a_whole_model_converts(name: str) -> None:
+    model = everything(gconv.group_from_name(name)).double()
+    planar = gconv.to_planar(model, containers=[Residual])
+    x = torch.randn(3, 2, 18, 14, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(planar(x), model(x), rtol=1e-12, atol=1e-12)
+    assert [name for name, _ in planar.named_children()] == [name for name, _ in model.named_children()]
+    assert isinstance(planar.residual, Residual)
+    assert type(planar.residual.body[1]) is nn.BatchNorm2d
+    assert not any(isinstance(part, (*LAYERS, nn.BatchNorm3d, gconv.nn.GroupPool)) for part in planar.modules())
+    assert any(isinstance(part, gconv.nn.GroupConv2d) for part in model.modules())  # the old one stays
+    assert not {p.data_ptr() for p in planar.parameters()} & {p.data_ptr() for p in model.parameters()}
+
+
+@pytest.mark.parametrize("mode", ["max", "mean"])
+def test_pools_over_cosets_and_maps_at_both_ends(mode: str) -> None:
+    group = gconv.DihedralGroup(4)
+    for subgroup in (None, (0, 4), (0, 1, 2, 3), (0, 2)):
+        model = nn.Sequential(
+            gconv.nn.GroupConv2d(2, 3, 3, group=group), gconv.nn.GroupPool(group=group, mode=mode, subgroup=subgroup)
+        ).double()
+        x = integers((2, 2, 8, 5, 6))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(8 * integers(tuple(parameter.shape)))
+            out = model(x)
+            assert torch.equal(gconv.to_planar(model)(x.flatten(1, 2)), out if subgroup is None else out.flatten(1, 2))
+
+
+def test_norms_behind_coset_pools_repeat_as_often_as_there_are_cosets() -> None:
+    group = gconv.DihedralGroup(4)
+    model = randomise(
+        nn.Sequential(
+            gconv.nn.LiftingConv2d(1, 2, 3, group=group),
+            gconv.nn.GroupPool(group=group, subgroup=(0, 4)),
+            nn.BatchNorm3d(2),
+            nn.Flatten(),
+            nn.Linear(2 * 4 * 4 * 4, 3),
+        )
+    )
+    planar = gconv.to_planar(model)
+    assert planar[2].num_features == 2 * 4
+    x = torch.randn(2, 1, 6, 6)
+    torch.testing.assert_close(planar(x), model(x))
+
+
+def test_conditional_norms_convert() -> None:
+    group = gconv.CyclicGroup(4)
+    model = nn.ModuleList([gconv.nn.GroupConv2d(2, 3, 3, group=group), gconv.nn.GroupConditionalBatchNorm2d(3, 5)])
+    model[1].norm.running_mean.normal_()
+    model = model.eval()
+    planar = gconv.to_planar(model)
+    x, condition = torch.randn(2, 2, 4, 5, 5), torch.randn(2, 5)
+    expected = model[1](model[0](x), condition).flatten(1, 2)
+    torch.testing.assert_close(planar[1](planar[0](x.flatten(1, 2)), condition), expected)
+
+
+def test_a_discriminator_converts() -> None:
+    model = Discriminator(group=gconv.DihedralGroup(4), resolution=14, channels=1, num_classes=3, width=1 / 32).eval()
+    planar = gconv.to_planar(model, containers=[Discriminator])
+    x, labels = torch.randn(4, 1, 14, 14), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(planar(x, labels), model(x, labels))
+    assert not any(isinstance(part, LAYERS) for part in planar.modules())
+
+
+def test_planar_modules_come_back_as_copies() -> None:
+    layer = nn.Conv2d(1, 1, 1)
+    planar = gconv.to_planar(layer)
+    assert planar is not layer
+    assert torch.equal(planar.weight, layer.weight)
+
+
+C4 = gconv.CyclicGroup(4)
+LIFT = gconv.nn.LiftingConv2d(1, 2, 3, group=C4)
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (3, TypeError, "module must be a Module, got int"),
+        (Residual(LIFT), TypeError, "module must be made of layers .*, got Residual at 'its root'; if its forward"),
+        (nn.Sequential(LIFT, nn.Softmax(2)), TypeError, "module must be made of .*, got Softmax at '1'"),
+        (nn.Sequential(LIFT, nn.Sequential(nn.Flatten(2))), TypeError, "module must be .*, got Flatten at '1.0'"),
+        (nn.Sequential(LIFT, nn.MaxPool3d(2)), TypeError, "module must be .*, got MaxPool3d at '1'"),
+        (nn.Sequential(LIFT, nn.PReLU(2)), TypeError, "module must be .*, got PReLU at '1'"),
+        (nn.Sequential(gconv.nn.GroupBatchNorm2d(2)), TypeError, "module must be .*, got GroupBatchNorm2d at '0'"),
+        (
+            nn.Sequential(LIFT, gconv.nn.GroupBatchNorm2d(2)),
+            ValueError,
+            "module must be in eval mode and keep running statistics, got .* at '1' in training mode",
+        ),
+        (
+            nn.Sequential(LIFT, nn.BatchNorm3d(2, track_running_stats=False)).eval(),
+            ValueError,
+            "module must be in eval mode and keep running statistics, got .* at '1' without statistics",
+        ),
+    ],
+)
+def test_what_has_no_planar_form_is_refused(module: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^to_planar: {message}"):
+        gconv.to_planar(module)
+
+
+def test_subclasses_of_sequential_that_do_more_are_refused() -> None:
+    class Mean(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean(2)
+
+    with pytest.raises(TypeError, match="got Mean at"):
+        gconv.to_planar(Mean(LIFT))
+
+
+def test_a_planar_model_exports_without_gconv(tmp_path: Path) -> None:
+    model = gconv.to_planar(everything(C4), containers=[Residual])
+    x = torch.randn(2, 2, 18, 14)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    assert not any("gconv" in str(node.target) for node in program.graph.nodes)
+    torch.export.save(program, tmp_path / "model.pt2")
+    x = torch.randn(3, 2, 18, 14)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's exporter and of onnxscript
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["C4", "D4", "C8"])
+def test_onnxruntime_agrees(name: str, tmp_path: Path) -> None:
+    """README, "Moving here, and leaving": pip install -e ".[onnx]"."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = everything(gconv.group_from_name(name))
+    planar = gconv.to_planar(model, containers=[Residual])
+    x = torch.randn(2, 2, 18, 14)
+    path = tmp_path / "model.onnx"
+    dynamic = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    torch.onnx.export(planar, (x,), path, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (2, 5):
+        x = torch.randn(batch, 2, 18, 14)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-5, atol=1e-5)
