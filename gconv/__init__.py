@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from gconv import nn
+from gconv import interop, nn
 from gconv.conv_transpose import group_conv_transpose2d
 from gconv.convert import to_planar
 from gconv.explanation import Explanation, explain
@@ -25,6 +25,7 @@ __all__ = [
     "group_conv_transpose2d",
     "group_from_name",
     "group_pool",
+    "interop",
     "lifting_conv2d",
     "nn",
     "sp_gan_basis",
