@@ -13,6 +13,7 @@ import gconv
 import gconv.nn
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = {path.stem for path in (ROOT / "examples").glob("*.py")}  # scripts, imported by their file names
 STEMS = ("lifting_conv2d", "group_conv2d", "group_pool")
 
 # Every module may import those of a smaller number, and its own package.
@@ -85,15 +86,15 @@ def test_imports_run_one_way(path: Path) -> None:
         assert other == own or LAYERS[other] < LAYERS[own], f"{module_name(path)} ({own}) imports {module} ({other})"
 
 
-@pytest.mark.parametrize("path", [*modules("gconv"), *modules("sgan")], ids=module_name)
+@pytest.mark.parametrize("path", [*modules("gconv"), *modules("sgan"), *modules("examples")], ids=module_name)
 def test_nothing_imports_what_is_above_it(path: Path) -> None:
-    above = {"tests", "bench", "examples"} | ({"sgan"} if module_name(path).startswith("gconv") else set())
+    above = {"tests", "bench", "examples", *EXAMPLES} | ({"sgan"} if module_name(path).startswith("gconv") else set())
     assert not above & {module.split(".")[0] for module, _ in imports(path)}
     assert ("gconv._native" in path.read_text()) <= (module_name(path) == "gconv.build")
 
 
-@pytest.mark.parametrize("path", modules("sgan"), ids=module_name)
-def test_sgan_uses_public_names_only(path: Path) -> None:
+@pytest.mark.parametrize("path", [*modules("sgan"), *modules("examples")], ids=module_name)
+def test_sgan_and_examples_use_public_names_only(path: Path) -> None:
     public = {"gconv": set(gconv.__all__) | {"__version__"}, "gconv.nn": set(gconv.nn.__all__)}
     aliases: dict[str, str] = {}
     tree = ast.parse(path.read_text())

@@ -59,8 +59,7 @@ def load_sources() -> tuple[Tensor, Tensor]:
 def draw(sources: Tensor, angle_rad: Tensor, flip: Tensor) -> Tensor:
     """Draw small images at 28 x 28, flipped upside down where `flip` says so, then rotated.
 
-    The bicubic interpolant of the source, with a border of one background pixel, is evaluated on the rotated pixel
-    grid: upsampling and rotation are one resampling. Overshoot is clipped. A quarter turn is `rot90`, up to rounding.
+    The source gets a border of one background pixel; upsampling and rotation are one resampling.
 
     Args:
         sources: (N, 1, S, S) pixels in [0, 1], background 0.
@@ -70,14 +69,29 @@ def draw(sources: Tensor, angle_rad: Tensor, flip: Tensor) -> Tensor:
     Returns:
         (N, 1, 28, 28) pixels in [0, 1], in the dtype of `sources`.
     """
-    cos, sin, sign = angle_rad.cos(), angle_rad.sin(), 1 - 2 * flip.to(sources.dtype)
+    return resample(F.pad(sources, [BORDER] * 4), angle_rad, flip, RESOLUTION)
+
+
+def resample(images: Tensor, angle_rad: Tensor, flip: Tensor, resolution: int) -> Tensor:
+    """Evaluate the bicubic interpolant of images on the rotated pixel grid of another resolution.
+
+    Overshoot is clipped. A quarter turn is `rot90`, up to rounding.
+
+    Args:
+        images: (N, C, S, S) pixels in [0, 1]; background 0, also outside.
+        angle_rad: (N,) counter-clockwise rotation.
+        flip: (N,) bool: flipped upside down before the rotation.
+        resolution: side length of the result, which covers the same square as `images`.
+
+    Returns:
+        (N, C, resolution, resolution) pixels in [0, 1], in the dtype of `images`.
+    """
+    cos, sin, sign = angle_rad.cos(), angle_rad.sin(), 1 - 2 * flip.to(images.dtype)
     zero = torch.zeros_like(cos)
     # grid_sample asks where each output point (x right, y down) comes from: undo the rotation, then the flip of y.
     inverse = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sign * sin, sign * cos, zero], 1)], 1)
-    shape = [len(sources), 1, RESOLUTION, RESOLUTION]
-    grid = F.affine_grid(inverse.to(sources.dtype), shape, align_corners=False)
-    padded = F.pad(sources, [BORDER] * 4)
-    return F.grid_sample(padded, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
+    grid = F.affine_grid(inverse.to(images.dtype), [*images.shape[:2], resolution, resolution], align_corners=False)
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
 
 
 def orient(orientation: Orientation, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
