@@ -64,7 +64,8 @@ Image<T> blocked_image(const Tensor& tensor, const char* name, bool planes) {
     std::get<1>(first).erase(std::get<1>(first).begin() + 3);
     std::get<2>(first).erase(std::get<2>(first).begin() + 3);
     Image<T> map = image<T>(first, name, true);
-    map.channels *= map.blocks = shape[3];
+    map.blocks = shape[3];
+    map.channels *= map.blocks;
     map.stride_block = strides[3];
     return map;
 }

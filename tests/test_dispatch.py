@@ -78,6 +78,17 @@ def test_layers_of_usual_width_run_on_the_engine(step: str) -> None:
         assert backends.predicted_ratio(work_of(shape, step)) > 1
 
 
+@needs_native
+@pytest.mark.parametrize(("channels", "expected"), [(1, "dense"), (16, "cpu")])
+def test_single_channels_off_the_pixel_grid_run_dense(channels: int, expected: str) -> None:
+    """cpu takes the planes of a coset apart: a map on C16 has four blocks of as many channels as it has itself."""
+    group = gconv.CyclicGroup(16)
+    x = torch.empty(2, channels, 16, 24, 24)
+    weight = torch.empty(4 * channels, 4 * channels, 4, 3, 3)
+    explanation = gconv.explain("group_conv2d", x, weight, group=group, padding=1)
+    assert {explanation.backend, *(backend for backend, _ in explanation.gradients.values())} == {expected}
+
+
 def samples_of(polynomial: dict[str, float]) -> list[tune.Sample]:
     """Shapes whose ratio of times is a known polynomial in the logarithms."""
     found = []

@@ -27,6 +27,7 @@ constexpr int64_t kFilterColumns = 64;
 constexpr int64_t kSlicePixels = 512;
 constexpr int64_t kMaxItems = 16;
 constexpr int64_t kSliceBytes = 8 * 1024 * 1024;
+constexpr int64_t kMaxBlocks = 16;                // of channels, so that the taps of all blocks fit 32 bits
 constexpr int64_t kMaxLength = int64_t{1} << 30;  // of an image side, so that pixel coordinates fit 32 bits
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -572,11 +573,10 @@ void check_filter(const Plan& plan, int64_t planes, int64_t out_channels, int64_
             "weight must have channels, got " + text(out_channels) + " and " + text(in_channels));
 }
 
-template <typename T>
-void check_blocks(const Plan& plan, const Image<T>& image, const char* name) {
-    require(image.blocks >= 1 && image.channels % image.blocks == 0, plan.op,
-            std::string(name) + " must have channels in equal blocks, got " + text(image.channels) + " in " +
-                text(image.blocks));
+void check_blocks(const Plan& plan, int64_t channels, int64_t blocks, const char* name) {
+    require(blocks >= 1 && blocks <= kMaxBlocks && channels % blocks == 0, plan.op,
+            std::string(name) + " must have channels in 1.." + text(kMaxBlocks) + " equal blocks, got " +
+                text(channels) + " in " + text(blocks));
 }
 
 template <typename X, typename Y>
@@ -591,8 +591,8 @@ void check(const Plan& plan, const Image<X>& x, int64_t out_channels, int64_t in
             "weight must have " + text(x.channels) + " input channels, got " + text(in_channels));
     require(out_channels == out.channels, op,
             "weight must have " + text(out.channels) + " output channels, got " + text(out_channels));
-    check_blocks(plan, x, "x");
-    check_blocks(plan, out, "out");
+    check_blocks(plan, x.channels, x.blocks, "x");
+    check_blocks(plan, out.channels, out.blocks, "out");
     require(stride >= 1 && stride < kMaxLength, op, "stride must be positive, got " + text(stride));
     require(padding >= 0 && padding < kMaxLength / 4, op, "padding must not be negative, got " + text(padding));
     require(x.height >= 1 && x.width >= 1 && x.height < kMaxLength / 2 && x.width < kMaxLength / 2, op,
@@ -672,8 +672,7 @@ PackedFilter pack(const Plan& plan, const Filter<const S>& weight, int64_t in_bl
     const int64_t out_channels = plan.adjoint ? weight.in_channels : weight.out_channels;
     const int64_t in_channels = plan.adjoint ? weight.out_channels : weight.in_channels;
     check_filter(plan, weight.planes, out_channels, in_channels, weight.size);
-    require(in_blocks >= 1 && in_channels % in_blocks == 0, plan.op,
-            "weight must have equal blocks of input channels, got " + text(in_channels) + " in " + text(in_blocks));
+    check_blocks(plan, in_channels, in_blocks, "weight's input");
     const InstructionSet* set = current_set().load();
     const FilterLayout<S> layout(plan, *set, in_channels, in_blocks, out_channels, weight.size, kMaxChunk);
     Buffer<T> packed = make_buffer<T>(layout.packed_size());

@@ -145,6 +145,8 @@ void test_group_conv2d() {
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.channels = 4; }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.blocks = 2; }));
         CHECK(call([](auto&, auto& o, auto&, auto&, auto&) { o.blocks = 0; }));
+        CHECK(rejects([&] { gconv::pack_group_conv2d(*c4.group, w.read(), 2, 1); }));
+        CHECK(rejects([&] { gconv::pack_group_conv2d(*c4.group, w.read(), 0, 1); }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.batch = 2; }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.batch = -1; }));
         CHECK(call([](auto& i, auto&, auto&, auto&, auto&) { i.height = 2; }));

@@ -35,7 +35,8 @@ class Work(NamedTuple):
     """What the choice depends on: one pass of an op, its filter (C_out, C_in, [|G|,] K, K), and its output's pixels.
 
     ``step`` is "forward", "input_grad" or "weight_grad"; of group_pool "forward", "backward" or "select". Sizes are
-    those of the forward pass in all of them. group_pool has c_out = size = stride = 1.
+    those of the forward pass in all of them. group_pool has c_out = size = stride = 1. The channels of maps off the
+    pixel grid, on the lattice subgroup here, come in ``blocks`` of adjacent ones, one per coset.
     """
 
     operation: str
@@ -49,6 +50,7 @@ class Work(NamedTuple):
     batch: int
     height: int
     width: int
+    blocks: int = 1
 
 
 def unavailable(name: str, x: Tensor) -> str | None:
@@ -68,6 +70,8 @@ def choose(work: Work, x: Tensor) -> tuple[str, str]:
     """The backend that ``backend=None`` means for this work on tensors like x, and why."""
     if reason := unavailable("cpu", x):
         return "dense", f"cpu cannot run: {reason}"
+    if one_by_one(work):
+        return "dense", "cpu would take one channel at a time, which fills no vector: the planes of a coset have one"
     ratio = predicted_ratio(work)
     if ratio < 1:
         return "dense", f"cpu may take {1 / ratio:.2g} times as long, by the table that bench/tune.py measured"
@@ -81,7 +85,7 @@ def resolve(name: str, work: Work, x: Tensor) -> ModuleType:
         RuntimeError: the named backend cannot run these tensors.
     """
     if name == AUTO:
-        fast = unavailable("cpu", x) is None and predicted_ratio(work) >= 1
+        fast = unavailable("cpu", x) is None and not one_by_one(work) and predicted_ratio(work) >= 1
         return cpu if fast else dense
     if reason := unavailable(name, x):
         raise RuntimeError(f"{work.operation}: backend {name!r} cannot run: {reason}")
@@ -115,8 +119,19 @@ def features(work: Work) -> list[float]:
     flops_per_pixel = 2 * work.size**2 * work.c_in * work.c_out * planes
     pixels = min(work.batch * work.height * work.width, MEASURED_FLOPS[work.dtype] / max(1, flops_per_pixel))
     lengths = (pixels, work.height, work.c_in, work.c_out, work.size, work.stride)
-    bends = (min(work.c_in, 8), min(work.c_out, 8), pixels * work.c_out / 2**16)
+    bends = (*(min(channels, 8) for channels in adjacent(work)), pixels * work.c_out / 2**16)
     return [math.log2(max(1, length)) for length in (*lengths, *bends)]
+
+
+def adjacent(work: Work) -> tuple[int, int]:
+    """Input and output channels that are adjacent in memory."""
+    blocks_in = 1 if work.operation == "lifting_conv2d" else work.blocks
+    return work.c_in // blocks_in, work.c_out // work.blocks
+
+
+def one_by_one(work: Work) -> bool:
+    """Whether the cpu backend would handle channels singly off the pixel grid; no such shape is in the table."""
+    return work.blocks > 1 and min(adjacent(work)) == 1
 
 
 def products(point: list[float]) -> Iterator[float]:

@@ -27,21 +27,21 @@ def forward_work(operation: str, x: Tensor, weight: Tensor, group: PlanarGroup, 
     """What a forward pass on these operands does: on the lattice subgroup, whose filter weight is."""
     (batch, *_), (c_out, c_in, *_, size) = x.shape, weight.shape
     height, width = ((length + 2 * padding - size) // stride + 1 for length in x.shape[-2:])
-    lattice = group.lattice.name
-    return Work(operation, "forward", lattice, x.dtype, c_in, c_out, size, stride, batch, height, width)
+    m, lattice = group.coset_count, group.lattice.name
+    return Work(operation, "forward", lattice, x.dtype, c_in, c_out, size, stride, batch, height, width, m)
 
 
 def input_grad_work(operation: str, grad_out: Tensor, weight: Tensor, group: PlanarGroup, stride: int) -> Work:
     (c_out, c_in, *_, size), (batch, *_, height, width) = weight.shape, grad_out.shape
-    lattice = group.lattice.name
-    return Work(operation, "input_grad", lattice, weight.dtype, c_in, c_out, size, stride, batch, height, width)
+    m, lattice = group.coset_count, group.lattice.name
+    return Work(operation, "input_grad", lattice, weight.dtype, c_in, c_out, size, stride, batch, height, width, m)
 
 
 def weight_grad_work(operation: str, x: Tensor, grad_out: Tensor, size: int, group: PlanarGroup, stride: int) -> Work:
     batch, c_out, _, height, width = grad_out.shape
     c_out, c_in, *_ = cosets.filter_shape(c_out, x.shape, size, group)
-    lattice = group.lattice.name
-    return Work(operation, "weight_grad", lattice, x.dtype, c_in, c_out, size, stride, batch, height, width)
+    m, lattice = group.coset_count, group.lattice.name
+    return Work(operation, "weight_grad", lattice, x.dtype, c_in, c_out, size, stride, batch, height, width, m)
 
 
 def run_forward(
