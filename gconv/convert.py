@@ -45,7 +45,8 @@ def to_planar(module: nn.Module, *, containers: Sequence[type[nn.Module]] = ()) 
             from child to child, in the order in which the children were registered, and adds or concatenates them.
 
     Returns:
-        The new model, with its own copy of the weights, in the mode (train or eval) of the old one.
+        The new model, with its own copy of the weights, in the mode (train or eval) of the old one. What the old one
+        uses in several places the new one does, too, wherever the maps are of the same group.
 
     Raises:
         TypeError: a module that is not known to act alike on flattened maps, named by its path.
@@ -63,8 +64,17 @@ class _Walk:
     def __init__(self, containers: tuple[type[nn.Module], ...], order: int | None) -> None:
         self.containers = containers
         self.order = order
+        self.converted: dict[tuple[nn.Module, int | None], tuple[nn.Module, int | None]] = {}
 
     def convert(self, module: nn.Module, path: str) -> nn.Module:
+        """Once for every order that the module meets, so that what is shared stays so."""
+        met = module, self.order
+        if met not in self.converted:
+            self.converted[met] = self._planar(module, path), self.order
+        planar, self.order = self.converted[met]
+        return planar
+
+    def _planar(self, module: nn.Module, path: str) -> nn.Module:
         if isinstance(module, LiftingConv2d | GroupConv2d | GroupConvTranspose2d):
             self.order = module.group.order
             return _convolution(module).train(module.training)
@@ -77,15 +87,17 @@ class _Walk:
         if isinstance(module, GroupUpsample2d | GroupDownsample2d):
             return module  # an image or a flattened map is all the same to it
         if self._is_container(module):
-            for name, child in module._modules.items():
-                if child is not None:
-                    module._modules[name] = self.convert(child, f"{path}.{name}" if path else name)
-            return module
+            planar = copy.copy(module)
+            planar._modules = {
+                name: None if child is None else self.convert(child, f"{path}.{name}" if path else name)
+                for name, child in module._modules.items()
+            }
+            return planar
         if self.order is None:
             if not any(isinstance(part, _GROUP_LAYERS) for part in module.modules()):
                 return module
-        elif (planar := self._on_map(module, self.order, path)) is not None:
-            return planar
+        elif (alike := self._on_map(module, self.order, path)) is not None:
+            return alike
         raise TypeError(
             f"to_planar: module must be made of layers that act alike on flattened maps, got {type(module).__name__} "
             f"at {path or 'its root'!r}; if its forward only passes maps on between its children, name its class in "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import gconv
 from sgan.discriminators import Discriminator
 
+C4 = gconv.CyclicGroup(4)
 LAYERS = (gconv.nn.LiftingConv2d, gconv.nn.GroupConv2d, gconv.nn.GroupConvTranspose2d)
 
 
@@ -162,6 +163,35 @@ def test_conditional_norms_convert() -> None:
     torch.testing.assert_close(planar[1](planar[0](x.flatten(1, 2)), condition), expected)
 
 
+def test_what_is_used_twice_stays_shared() -> None:
+    block = nn.Sequential(gconv.nn.GroupConv2d(3, 3, 3, group=C4, padding=1), nn.ReLU())
+    act = nn.Sequential(nn.ReLU())  # on maps and on images
+    model = nn.Sequential(
+        gconv.nn.LiftingConv2d(1, 3, 3, group=C4), block, block, block[0], act, gconv.nn.GroupPool(group=C4), act
+    ).double()
+    planar = gconv.to_planar(model)
+    x = torch.randn(2, 1, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(planar(x), model(x))
+    assert planar[1] is planar[2]
+    assert planar[1][0] is planar[3]
+    assert len(list(planar.parameters())) == len(list(model.parameters()))
+    assert type(block[0]) is gconv.nn.GroupConv2d
+
+
+def test_a_container_is_converted_once_for_every_order_that_it_meets() -> None:
+    group = gconv.DihedralGroup(4)
+    norm = nn.Sequential(nn.BatchNorm3d(2))
+    model = randomise(
+        nn.Sequential(
+            gconv.nn.LiftingConv2d(1, 2, 3, group=group), norm, gconv.nn.GroupPool(group=group, subgroup=(0, 4)), norm
+        )
+    )
+    planar = gconv.to_planar(model)
+    assert [planar[i][0].num_features for i in (1, 3)] == [16, 8]
+    x = torch.randn(2, 1, 6, 7)
+    torch.testing.assert_close(planar(x), model(x).flatten(1, 2))
+
+
 def test_a_discriminator_converts() -> None:
     model = Discriminator(group=gconv.DihedralGroup(4), resolution=14, channels=1, num_classes=3, width=1 / 32).eval()
     planar = gconv.to_planar(model, containers=[Discriminator])
@@ -177,7 +207,6 @@ def test_planar_modules_come_back_as_copies() -> None:
     assert torch.equal(planar.weight, layer.weight)
 
 
-C4 = gconv.CyclicGroup(4)
 LIFT = gconv.nn.LiftingConv2d(1, 2, 3, group=C4)
 
 
