@@ -224,15 +224,21 @@ def _repeat(per_channel: Tensor, order: int) -> Tensor:
 
 
 def _spatial_pool(pool: nn.MaxPool3d | nn.AvgPool3d) -> nn.Module | None:
-    """MaxPool3d or AvgPool3d over (1, k, k) as a pool over (k, k); None if it pools over the group axis."""
+    """MaxPool3d or AvgPool3d over (1, k, k) as a pool over (k, k); None if it pools over the group axis.
+
+    None as well if it returns indices, which count along the group axis.
+    """
+    if getattr(pool, "return_indices", False):
+        return None
     planar: dict[str, Any] = {}
     for name in pool.__constants__:
         value = getattr(pool, name)
         if name in ("kernel_size", "stride", "padding", "dilation"):
-            along, *spatial = value if isinstance(value, tuple) else (value,) * 3
+            along, *spatial = value if isinstance(value, Sequence) else (value,) * 3
             if along != (0 if name == "padding" else 1):
                 return None
             planar[name] = tuple(spatial)
         else:
             planar[name] = value
-    return (nn.MaxPool2d if isinstance(pool, nn.MaxPool3d) else nn.AvgPool2d)(**planar)
+    kind = nn.MaxPool2d if isinstance(pool, nn.MaxPool3d) else nn.AvgPool2d
+    return kind(**planar).train(pool.training)

@@ -14,6 +14,7 @@ import gconv
 from sgan.discriminators import Discriminator
 
 C4 = gconv.CyclicGroup(4)
+LIFT = gconv.nn.LiftingConv2d(1, 2, 3, group=C4)
 LAYERS = (gconv.nn.LiftingConv2d, gconv.nn.GroupConv2d, gconv.nn.GroupConvTranspose2d)
 
 
@@ -135,6 +136,16 @@ def test_pools_over_cosets_and_maps_at_both_ends(mode: str) -> None:
             assert torch.equal(gconv.to_planar(model)(x.flatten(1, 2)), out if subgroup is None else out.flatten(1, 2))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_spatial_pools_keep_their_mode_and_take_lists(training: bool) -> None:
+    model = nn.Sequential(LIFT, nn.MaxPool3d([1, 2, 3], [1, 2, 1]), nn.AvgPool3d([1, 2, 2])).train(training)
+    planar = gconv.to_planar(model)
+    assert [type(pool) for pool in planar[1:]] == [nn.MaxPool2d, nn.AvgPool2d]
+    assert {part.training for part in planar.modules()} == {training}
+    x = torch.randn(2, 1, 9, 8)
+    torch.testing.assert_close(planar(x), model(x).flatten(1, 2))
+
+
 def test_norms_behind_coset_pools_repeat_as_often_as_there_are_cosets() -> None:
     group = gconv.DihedralGroup(4)
     model = randomise(
@@ -207,9 +218,6 @@ def test_planar_modules_come_back_as_copies() -> None:
     assert torch.equal(planar.weight, layer.weight)
 
 
-LIFT = gconv.nn.LiftingConv2d(1, 2, 3, group=C4)
-
-
 @pytest.mark.parametrize(
     ("module", "error", "message"),
     [
@@ -218,6 +226,11 @@ LIFT = gconv.nn.LiftingConv2d(1, 2, 3, group=C4)
         (nn.Sequential(LIFT, nn.Softmax(2)), TypeError, "module must be made of .*, got Softmax at '1'"),
         (nn.Sequential(LIFT, nn.Sequential(nn.Flatten(2))), TypeError, "module must be .*, got Flatten at '1.0'"),
         (nn.Sequential(LIFT, nn.MaxPool3d(2)), TypeError, "module must be .*, got MaxPool3d at '1'"),
+        (
+            nn.Sequential(LIFT, nn.MaxPool3d((1, 2, 2), return_indices=True)),
+            TypeError,
+            "module must be .*, got MaxPool3d at '1'",
+        ),
         (nn.Sequential(LIFT, nn.PReLU(2)), TypeError, "module must be .*, got PReLU at '1'"),
         (nn.Sequential(gconv.nn.GroupBatchNorm2d(2)), TypeError, "module must be .*, got GroupBatchNorm2d at '0'"),
         (
