@@ -143,6 +143,18 @@ def test_norms_and_planar_layers_stay() -> None:
     assert torch.equal(gconv.interop.to_groupy(layer)["weight"], layer.weight)  # a layer on its own
 
 
+def test_a_layer_under_several_names_leaves_under_each() -> None:
+    lift = gconv.nn.spectral_norm(gconv.nn.LiftingConv2d(1, 2, 3, group=KINDS["C4"]))
+    block = nn.Sequential(gconv.nn.GroupConv2d(2, 2, 3, group=KINDS["C4"], basis=gconv.sp_gan_basis()))
+    state = gconv.interop.to_groupy(nn.ModuleDict({"lift": lift, "again": lift, "first": block, "second": block}))
+    assert {key: tuple(value.shape) for key, value in state.items()} == {
+        **{f"{name}.weight": (2, 1, 1, 3, 3) for name in ("lift", "again")},
+        **{f"{name}.0.weight": (2, 2, 4, 3, 3) for name in ("first", "second")},
+        **{f"{name}.bias": (2,) for name in ("lift", "again", "first.0", "second.0")},
+    }
+    assert torch.equal(state["lift.weight"], state["again.weight"])
+
+
 def test_steerable_layers_leave_as_their_filters() -> None:
     layer = gconv.nn.LiftingConv2d(2, 3, 5, group=KINDS["C4"], padding=2, basis=gconv.sp_gan_basis()).double()
     state = gconv.interop.to_groupy(layer)
@@ -183,6 +195,7 @@ def test_layers_that_groupy_does_not_have_are_refused(layer: nn.Module) -> None:
             "from_groupy: state_dict must hold .* got str at 'a'",
         ),
         (lambda: gconv.interop.to_groupy(3), TypeError, "to_groupy: source must be a Module or a state_dict, got int"),
+        (lambda: gconv.interop.to_groupy({"a": 3}), TypeError, "to_groupy: source must hold tensors, got int at 'a'"),
     ],
 )
 def test_what_is_no_network_of_groupys_is_refused(call: object, error: type[Exception], message: str) -> None:

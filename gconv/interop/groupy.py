@@ -33,7 +33,8 @@ def from_groupy(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Args:
         state_dict: of GrouPy's PyTorch layers (names ``weight``, ``bias``), or the arrays of an .npz file of its
-            Chainer layers (names ``W``, ``b``, parts separated by "/", index tables ``inds``).
+            Chainer layers (names ``W``, ``b``, parts separated by "/", index tables ``inds``). The names of Chainer's
+            batch norms (``gamma``, ``beta``, ``avg_mean``, ``avg_var``) stay as they are.
 
     Returns:
         Tensors for ``load_state_dict``, sharing memory with those given: filters (C_out, C_in, 1, K, K) lose their axis
@@ -74,7 +75,7 @@ def to_groupy(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         steerable ones as filters.
 
     Raises:
-        TypeError: source is neither.
+        TypeError: source is neither, or the state_dict holds something else than tensors.
         ValueError: a layer that GrouPy does not have: transposed, dilated, in groups of channels, not padded with
             zeros, on another group, or on D4 with even K.
     """
@@ -82,12 +83,16 @@ def to_groupy(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         return _from_module(source)
     if not isinstance(source, Mapping):
         raise TypeError(f"to_groupy: source must be a Module or a state_dict, got {type(source).__name__}")
+    for key, value in source.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"to_groupy: source must hold tensors, got {type(value).__name__} at {key!r}")
     return {key: _with_group_axis(value) if value.dim() == 4 else value for key, value in source.items()}
 
 
 def _from_module(module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict()
-    for path, layer in module.named_modules():
+    filters: dict[nn.Module, Tensor] = {}  # once per layer: in training mode spectral norms differ from call to call
+    for path, layer in module.named_modules(remove_duplicate=False):
         if not isinstance(layer, LiftingConv2d | GroupConv2d | GroupConvTranspose2d):
             continue
         if not _is_groupys(layer):
@@ -97,8 +102,9 @@ def _from_module(module: nn.Module) -> dict[str, Tensor]:
             )
         prefix = f"{path}." if path else ""
         state = {key: value for key, value in state.items() if not key.startswith(prefix)}
-        weight = layer.spatial_filter().detach()
-        state[f"{prefix}weight"] = _with_group_axis(weight) if layer.lifting else weight
+        if layer not in filters:
+            filters[layer] = layer.spatial_filter().detach()
+        state[f"{prefix}weight"] = _with_group_axis(filters[layer]) if layer.lifting else filters[layer]
         if layer.bias is not None:
             state[f"{prefix}bias"] = layer.bias.detach()
     return dict(state)
