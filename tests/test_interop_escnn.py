@@ -161,6 +161,23 @@ def test_other_rings_convert() -> None:
     torch.testing.assert_close(ours(x[:, None]).flatten(1, 2), outputs(layer, x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_converts_on_the_pixel_grid_only(dtype: torch.dtype) -> None:
+    for name in ("D4", "C8"):
+        layer = enn.R2Conv(*[fields(SPACES[name](), "regular", 2)] * 2, kernel_size=3)
+        layer = copy.deepcopy(layer).to(dtype).eval()
+        if name == "C8":
+            message = rf"^from_escnn: R2Conv must be float32 or float64 on C8, off the pixel grid, got {dtype}"
+            with pytest.raises(ValueError, match=message):
+                gconv.interop.from_escnn(layer)
+            continue
+        ours = gconv.interop.from_escnn(layer)
+        assert ours.weight.dtype == dtype
+        bank, _ = layer.expand_parameters()
+        row = bank.unflatten(1, (2, -1)).unflatten(0, (2, -1))[:, positions(name)[0]][:, :, positions(name)]
+        assert torch.equal(ours.weight, row)
+
+
 def test_what_is_not_ours_is_refused() -> None:
     space = gspaces.rot2dOnR2(4)
     image, regular = fields(space, "trivial", 1), fields(space, "regular", 1)

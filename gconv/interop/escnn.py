@@ -42,7 +42,8 @@ def from_escnn(module: nn.Module) -> nn.Module:
     Raises:
         TypeError: any other module.
         ValueError: other fields, or several kinds in one type; an option that gconv's layers do not have; a group
-            whose elements are not gconv's (D_n of odd n must flip rows: ``flipRot2dOnR2(3, axis=0.0)``).
+            whose elements are not gconv's (D_n of odd n must flip rows: ``flipRot2dOnR2(3, axis=0.0)``); off the pixel
+            grid, filters in float16 or bfloat16, too coarse to tell the coefficients that they were made of.
     """
     kind = type(module).__name__ if type(module).__module__.startswith("escnn.") else None
     if kind not in _CONVERSIONS:
@@ -63,6 +64,10 @@ def _convolution(module: Any) -> nn.Module:
     if module.padding_mode not in PADDING_MODES:
         raise ValueError(f"from_escnn: R2Conv must have a padding_mode of {PADDING_MODES}, got {module.padding_mode!r}")
     bank, bias, group = _bank(module)
+    if not group.is_lattice and bank.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"from_escnn: R2Conv must be float32 or float64 on {group.name}, off the pixel grid, got {bank.dtype}"
+        )
     basis = None if group.is_lattice else _rings(module)
     layer = (GroupConv2d if bank.dim() == 6 else LiftingConv2d)(
         len(module.in_type),
