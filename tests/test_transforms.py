@@ -118,6 +118,24 @@ def test_vmap_nests_and_takes_empty_batches() -> None:
     assert vmap(lambda x: case.run(x, weight, bias))(several[0, :, :0]).shape == (3, 0, *case.output_shape[1:])
 
 
+@pytest.mark.parametrize("in_dims", [(0, None), (2, None), (None, 1), (1, 0)])
+@pytest.mark.parametrize("operation", [*OPERATIONS, "group_conv_transpose2d"])
+def test_vmap_of_an_empty_axis_gives_an_empty_one(operation: str, in_dims: InDims) -> None:
+    group = gconv.CyclicGroup(4)
+    axis = () if operation == "lifting_conv2d" else (4,)
+    shapes = (2, 3, *axis, 5, 6), (3, 3, *axis, 3, 3)
+    operands = [mapped(shape, dim, 0).requires_grad_() for shape, dim in zip(shapes, in_dims, strict=True)]
+    sides = (7, 8) if operation == "group_conv_transpose2d" else (3, 4)
+
+    def function(x: Tensor, weight: Tensor) -> Tensor:
+        return gconv.group_pool(getattr(gconv, operation)(x, weight, group=group), group=group, subgroup=[0, 2])
+
+    out = vmap(function, in_dims)(*operands)
+    assert out.shape == (0, 2, 3, 2, *sides)
+    for gradient, operand in zip(torch.autograd.grad(out.sum(), operands), operands, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(operand))
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_gradients_go_through_vmap(operation: str) -> None:
     case = Case(operation, "D4")

@@ -27,11 +27,13 @@ def batching_rule(op: Callable[..., Any], maps: tuple[int, ...]) -> Rule:
         folded = list(arguments)
         for position in maps:
             if _has_batch(arguments[position]):
-                folded[position] = _mapped_first(arguments[position], mapped.get(position), size).flatten(0, 1)
+                several = _mapped_first(arguments[position], mapped.get(position), size)
+                folded[position], batches = several.flatten(0, 1), several.shape[:2]
         result = op(*folded)
         if isinstance(result, Tensor):
-            return _unfold(result, size), 0
-        return tuple(_unfold(part, size) for part in result), tuple(0 if _has_batch(part) else None for part in result)
+            return _unfold(result, batches), 0
+        dims = tuple(0 if _has_batch(part) else None for part in result)
+        return tuple(_unfold(part, batches) for part in result), dims
 
     return rule
 
@@ -45,14 +47,17 @@ def _mapped_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _unfold(tensor: Tensor, size: int) -> Tensor:
-    return tensor.unflatten(0, (size, tensor.shape[0] // size)) if _has_batch(tensor) else tensor
+def _unfold(tensor: Tensor, batches: torch.Size) -> Tensor:
+    return tensor.unflatten(0, batches) if _has_batch(tensor) else tensor
 
 
 def _call_each(op: Callable[..., Any], size: int, mapped: dict[int, int], arguments: tuple[Any, ...]) -> Tensor:
-    """One call per element of the mapped axis."""
+    """One call per element of the mapped axis; of an empty one, a call for the shape, on zeros: the empty sum."""
     calls = []
-    for i in range(size):
-        chosen = [a.select(mapped[p], i) if p in mapped else a for p, a in enumerate(arguments)]
+    for i in range(max(size, 1)):
+        chosen = [
+            (a.select(mapped[p], i) if size else a.sum(mapped[p])) if p in mapped else a
+            for p, a in enumerate(arguments)
+        ]
         calls.append(op(*chosen))
-    return torch.stack(calls)
+    return torch.stack(calls)[:size]
