@@ -9,13 +9,18 @@ from torch import Tensor
 from gconv import backends
 from gconv.backends import Work
 from gconv.conv_transpose import check_transposed
-from gconv.functional import NEEDS_BANK, _autocast, _check_convolution, _check_pool
+from gconv.functional import NEEDS_BANK, _autocast, _check_convolution, _check_pool, _needs_bank
 from gconv.groups import PlanarGroup
 from gconv.ops._convolution import forward_work, input_grad_work
 from gconv.ops.group_pool import pool_work
 
-_OPERATIONS = ("lifting_conv2d", "group_conv2d", "group_conv_transpose2d", "group_pool")
-_BANKED = ("lifting_conv2d", "group_conv2d")  # those that take dilation and groups
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
+_OPTIONS = {
+    "lifting_conv2d": ("stride", "padding", "dilation", "groups"),
+    "group_conv2d": ("stride", "padding", "dilation", "groups"),
+    "group_conv_transpose2d": ("stride", "padding", "output_padding"),
+    "group_pool": (),
+}
 
 
 @dataclass(frozen=True)
@@ -73,36 +78,44 @@ def explain(
     Raises:
         TypeError, ValueError: as the op would raise; an option that the op does not take.
     """
-    if operation not in _OPERATIONS:
-        raise ValueError(f"explain: operation must be one of {', '.join(_OPERATIONS)}, got {operation!r}")
-    transposed = operation == "group_conv_transpose2d"
-    if output_padding != 0 and not transposed:
-        raise ValueError(f"explain: output_padding must be 0 for {operation}, got {output_padding}")
-    if (dilation, groups) != (1, 1) and operation not in _BANKED:
-        raise ValueError(f"explain: dilation and groups must be 1 for {operation}, got {dilation} and {groups}")
+    if operation not in _OPTIONS:
+        raise ValueError(f"explain: operation must be one of {', '.join(_OPTIONS)}, got {operation!r}")
+    options = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "output_padding": output_padding,
+    }
+    for name, default in _DEFAULTS.items():
+        if name not in _OPTIONS[operation] and options[name] != default:
+            raise ValueError(f"explain: {name} must be {default} for {operation}, got {options[name]}")
     if operation == "group_pool":
+        if weight is not None:
+            raise TypeError(f"explain: weight must be None for group_pool, got {type(weight).__name__}")
         _check_pool(operation, x, group)
         return _explanation(operation, x, pool_work("forward", x, group.name), {"backward": "backward"})
     if weight is None:
         raise TypeError(f"{operation}: weight must be a Tensor, got NoneType")
     x, weight, _ = _autocast(x, weight, None)
-    if transposed:
+    if operation == "group_conv_transpose2d":
         check_transposed(x, weight, None, group, stride, padding, output_padding)
         work = input_grad_work("group_conv2d", x, weight, group, stride)
         gradients = {"input_grad": "forward", "weight_grad": "weight_grad"}
     else:
+        bank_only = _needs_bank(operation, dilation, groups)
         _check_convolution(operation, x, weight, None, group, stride, padding, dilation, groups)
-        if dilation != 1 or groups != 1:
-            return _bank_only(operation)
         work = forward_work(operation, x, weight, group, stride, padding)
+        if bank_only:
+            return _bank_only(work, group)
         gradients = {"input_grad": "input_grad", "weight_grad": "weight_grad"}
     return _explanation(operation, x, work, gradients, group)
 
 
-def _bank_only(operation: str) -> Explanation:
+def _bank_only(work: Work, group: PlanarGroup) -> Explanation:
     gradients = dict.fromkeys(("input_grad", "weight_grad"), ("dense", NEEDS_BANK))
     others = {name: NEEDS_BANK for name in backends.BACKENDS if name != "dense"}
-    return Explanation(operation, "dense", NEEDS_BANK, gradients, others)
+    return Explanation(work.operation, "dense", NEEDS_BANK, gradients, others, _runs_as(work, group, "dense"))
 
 
 def _explanation(

@@ -46,8 +46,8 @@ def lifting_conv2d(
             turned by 0..m-1 steps of 2*pi/n, as :func:`gconv.steerable_filters` makes it.
         bias: (C_out), shared by all orientations.
         group: the group that transforms the filters. Equivariance is exact for its lattice subgroup.
-        stride: positive step between outputs. Exactly equivariant iff (L + 2 * padding - K) % stride == 0 on every
-            axis length L that the group flips or rotates.
+        stride: positive step between outputs. Exactly equivariant iff (L + 2 * padding - dilation * (K - 1) - 1) %
+            stride == 0 on every axis length L that the group flips or rotates.
         padding: zeros added on every side.
         dilation: positive step between the taps of a filter, as torch's. Above 1 only on "dense".
         groups: as torch's: blocks of channels that do not mix; weight is then (C_out, C_in / groups, K, K). Above 1
@@ -60,11 +60,11 @@ def lifting_conv2d(
         float16 and bfloat16: "reference" accumulates in float32 and rounds once, "dense" rounds as torch's conv2d.
 
     Raises:
-        TypeError: not tensors, integer or mixed dtypes, stride or padding not an int.
+        TypeError: not tensors, integer or mixed dtypes, an option not an int.
         ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend.
         RuntimeError: the named backend cannot run these tensors.
     """
-    if dilation != 1 or groups != 1:
+    if _needs_bank("lifting_conv2d", dilation, groups):
         return _convolve_bank("lifting_conv2d", x, weight, bias, group, stride, padding, dilation, groups, backend)
     return _convolve("lifting_conv2d", x, weight, bias, group, stride, padding, backend)
 
@@ -103,11 +103,11 @@ def group_conv2d(
         cpu backend sums and subtracts orientations, so an infinity may come out as NaN where a bank gives infinity.
 
     Raises:
-        TypeError: not tensors, integer or mixed dtypes, stride or padding not an int.
+        TypeError: not tensors, integer or mixed dtypes, an option not an int.
         ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend.
         RuntimeError: the named backend cannot run these tensors.
     """
-    if dilation != 1 or groups != 1:
+    if _needs_bank("group_conv2d", dilation, groups):
         return _convolve_bank("group_conv2d", x, weight, bias, group, stride, padding, dilation, groups, backend)
     return _convolve("group_conv2d", x, weight, bias, group, stride, padding, backend)
 
@@ -203,6 +203,13 @@ def _convolve(
     return op(x, weight, bias, group.name, stride, padding, name)
 
 
+def _needs_bank(operation: str, dilation: int, groups: int) -> bool:
+    """Whether only the expanded bank computes a convolution with these, which are checked here."""
+    _check_int(operation, "dilation", dilation, 1)
+    _check_int(operation, "groups", groups, 1)
+    return dilation > 1 or groups > 1
+
+
 def _convolve_bank(
     operation: str,
     x: Tensor,
@@ -215,7 +222,7 @@ def _convolve_bank(
     groups: int,
     backend: str | None,
 ) -> Tensor:
-    """A convolution that only torch's own, on the bank, computes: dilated, or in groups of channels. Checked."""
+    """A convolution that :func:`_needs_bank`. All but dilation and groups is checked."""
     x, weight, bias = _autocast(x, weight, bias)
     _check_convolution(operation, x, weight, bias, group, stride, padding, dilation, groups)
     if _backend_name(operation, backend) not in (backends.AUTO, "dense"):
@@ -274,13 +281,12 @@ def _check_convolution(
     dilation: int = 1,
     groups: int = 1,
 ) -> None:
+    """Raises what the op raises, except for what :func:`_needs_bank` does."""
     lifting = operation == "lifting_conv2d"
     _check_group(operation, group)
     operands = _check_operands(operation, x, weight, bias)
     _check_int(operation, "stride", stride, 1)
     _check_int(operation, "padding", padding, 0)
-    _check_int(operation, "dilation", dilation, 1)
-    _check_int(operation, "groups", groups, 1)
     _check_filter(operation, weight, group, lifting)
     m, size = group.coset_count, dilation * (weight.shape[-1] - 1) + 1
     c_out, c_in = weight.shape[0] // m, groups * weight.shape[1] // (1 if lifting else m)

@@ -95,6 +95,13 @@ def test_a_transposed_convolution_is_the_input_gradient_of_another(monkeypatch: 
         assert told.runs_as == f"C8 runs as C4 with 2 x the channels{saves}"
 
 
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"groups": 2}])
+def test_explain_says_what_a_bank_off_the_pixel_grid_runs_as(options: dict[str, int]) -> None:
+    x, weight = torch.zeros(1, 2, 8, 5, 5), torch.zeros(4, 4 // options.get("groups", 1), 4, 3, 3)
+    told = gconv.explain("group_conv2d", x, weight, group=gconv.CyclicGroup(8), **options)
+    assert told.runs_as == "C8 runs as C4 with 2 x the channels: as many multiplications as its dense bank"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_explain_names_the_backend_that_pools(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     x, group = torch.randn(1, 2, 4, 3, 3).to(dtype), gconv.CyclicGroup(4)
@@ -154,8 +161,18 @@ def test_explain_refuses_what_the_op_refuses() -> None:
         gconv.explain("group_conv_transpose2d", x[0], weight, group=group)
     with pytest.raises(ValueError, match=r"^explain: output_padding must be 0 for group_conv2d, got 1"):
         gconv.explain("group_conv2d", x, weight, group=group, output_padding=1)
-    with pytest.raises(ValueError, match=r"^explain: dilation and groups must be 1 for group_pool, got 2 and 1"):
+    with pytest.raises(ValueError, match=r"^explain: dilation must be 1 for group_pool, got 2"):
         gconv.explain("group_pool", x, group=group, dilation=2)
+    with pytest.raises(ValueError, match=r"^explain: stride must be 1 for group_pool, got 2"):
+        gconv.explain("group_pool", x, group=group, stride=2)
+    with pytest.raises(ValueError, match=r"^explain: padding must be 0 for group_pool, got 1"):
+        gconv.explain("group_pool", x, group=group, padding=1)
+    with pytest.raises(ValueError, match=r"^explain: groups must be 1 for group_conv_transpose2d, got 2"):
+        gconv.explain("group_conv_transpose2d", x, weight, group=group, groups=2)
+    with pytest.raises(TypeError, match=r"^explain: weight must be None for group_pool, got Tensor"):
+        gconv.explain("group_pool", x, weight, group=group)
+    with pytest.raises(TypeError, match=r"^group_conv2d: groups must be an int, got bool"):
+        gconv.explain("group_conv2d", x, weight, group=group, groups=True)
     with pytest.raises(ValueError, match=r"^group_pool: x must be"):
         gconv.explain("group_pool", x[0], group=group)
     with pytest.raises(TypeError, match=r"^group_pool: x must be floating point"):

@@ -206,6 +206,10 @@ def test_other_backends_say_that_they_cannot(operation: str, options: dict[str, 
     [
         ({"dilation": 0}, ValueError, "dilation must be at least 1, got 0"),
         ({"dilation": 2.0}, TypeError, "dilation must be an int, got float"),
+        ({"dilation": 1.0}, TypeError, "dilation must be an int, got float"),
+        ({"dilation": True}, TypeError, "dilation must be an int, got bool"),
+        ({"groups": 1.0}, TypeError, "groups must be an int, got float"),
+        ({"groups": True}, TypeError, "groups must be an int, got bool"),
         ({"groups": 0}, ValueError, "groups must be at least 1, got 0"),
         ({"groups": 3}, ValueError, "weight must have a multiple of groups = 3 filters, got 2"),
         (
@@ -220,6 +224,13 @@ def test_other_backends_say_that_they_cannot(operation: str, options: dict[str, 
 def test_bad_dilations_and_groups_are_refused(options: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^lifting_conv2d: {message}"):
         gconv.lifting_conv2d(maps("lifting_conv2d", C4), integers((2, 2, 3, 3)), group=C4, **options)
+
+
+def test_options_are_checked_by_group_conv2d_too() -> None:
+    x, weight = maps("group_conv2d", C4), integers((2, 2, 4, 3, 3))
+    for options in ({"dilation": True}, {"groups": 1.0}):
+        with pytest.raises(TypeError, match=r"^group_conv2d: (dilation|groups) must be an int, got"):
+            gconv.group_conv2d(x, weight, group=C4, **options)
 
 
 def test_every_pair_of_operation_and_mode_trains_on_every_backend() -> None:
