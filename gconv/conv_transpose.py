@@ -9,6 +9,7 @@ from gconv.functional import (
     _autocast,
     _backend_name,
     _check_alike,
+    _check_channels,
     _check_filter,
     _check_group,
     _check_int,
@@ -90,14 +91,8 @@ def check_transposed(
     check_output_padding(_OPERATION, output_padding, stride)
     _check_filter(_OPERATION, weight, group, lifting=False, channels=("C_in", "C_out"))
     c_in, c_out = (length // group.coset_count for length in weight.shape[:2])
-    shape, size = tuple(weight.shape), weight.shape[-1]
-    if x.dim() != 5 or x.shape[1] != c_in or x.shape[2] != group.order:
-        raise ValueError(
-            f"{_OPERATION}: x must be (N, {c_in}, {group.order}, H, W) for group {group.name} and weight {shape}, "
-            f"got {tuple(x.shape)}"
-        )
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != c_out):
-        raise ValueError(f"{_OPERATION}: bias must be ({c_out},), got {tuple(bias.shape)}")
+    _check_channels(_OPERATION, x, weight, bias, group, c_in, c_out)
+    size = weight.shape[-1]
     if any(length < 1 or _length(length, size, stride, padding, output_padding) < 1 for length in x.shape[-2:]):
         raise ValueError(
             f"{_OPERATION}: x must have H and W that leave an output pixel for K = {size}, stride = {stride}, "

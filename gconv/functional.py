@@ -292,14 +292,7 @@ def _check_convolution(
     c_out, c_in = weight.shape[0] // m, groups * weight.shape[1] // (1 if lifting else m)
     if c_out % groups:
         raise ValueError(f"{operation}: weight must have a multiple of groups = {groups} filters, got {c_out}")
-    if x.dim() != weight.dim() or x.shape[1] != c_in or (not lifting and x.shape[2] != group.order):
-        wanted = f"(N, {c_in}, H, W)" if lifting else f"(N, {c_in}, {group.order}, H, W)"
-        raise ValueError(
-            f"{operation}: x must be {wanted} for group {group.name} and weight {tuple(weight.shape)}, "
-            f"got {tuple(x.shape)}"
-        )
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != c_out):
-        raise ValueError(f"{operation}: bias must be ({c_out},), got {tuple(bias.shape)}")
+    _check_channels(operation, x, weight, bias, group, c_in, c_out)
     least = max(1, size - 2 * padding)
     if x.shape[-2] < least or x.shape[-1] < least:
         raise ValueError(
@@ -315,6 +308,21 @@ def _check_operands(operation: str, x: Tensor, weight: Tensor, bias: Tensor | No
     for argument, tensor in operands.items():
         _check_tensor(operation, argument, tensor)
     return operands
+
+
+def _check_channels(
+    operation: str, x: Tensor, weight: Tensor, bias: Tensor | None, group: PlanarGroup, c_in: int, c_out: int
+) -> None:
+    """That x and bias have the rank and the channels that the filter is for."""
+    lifting = weight.dim() == 4
+    if x.dim() != weight.dim() or x.shape[1] != c_in or (not lifting and x.shape[2] != group.order):
+        wanted = f"(N, {c_in}, H, W)" if lifting else f"(N, {c_in}, {group.order}, H, W)"
+        raise ValueError(
+            f"{operation}: x must be {wanted} for group {group.name} and weight {tuple(weight.shape)}, "
+            f"got {tuple(x.shape)}"
+        )
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != c_out):
+        raise ValueError(f"{operation}: bias must be ({c_out},), got {tuple(bias.shape)}")
 
 
 def _check_alike(operation: str, operands: dict[str, Tensor]) -> None:

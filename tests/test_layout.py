@@ -121,6 +121,12 @@ def test_one_stem_names_an_op_in_every_layer(stem: str) -> None:
     assert any(file.startswith("csrc/tests/") for file in named)
 
 
+def test_one_stem_names_the_transposed_convolution() -> None:
+    """It has no kernel of its own: it runs the input gradient of group_conv2d."""
+    named = {file for file in files() if "conv_transpose" in file and file.endswith(".py")}
+    assert named == {f"{place}conv_transpose.py" for place in ("gconv/", "gconv/nn/", "tests/test_")}
+
+
 def test_every_public_name_is_exported_and_documented() -> None:
     for package in (gconv, gconv.nn):
         assert list(package.__all__) == sorted(package.__all__)
