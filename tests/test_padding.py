@@ -70,6 +70,33 @@ def test_borders_that_do_not_fit_are_refused() -> None:
         gconv.nn.GroupConv2d(1, 1, 3, group=C4, padding_mode="replicate")
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        None,
+        3,
+        torch.zeros(()),
+        torch.zeros(5),
+        torch.zeros(2, 4, 6, 6),
+        torch.zeros(2, 3, 4, 6, 6),
+        torch.zeros(2, 2, 8, 6, 6),
+        torch.zeros(2, 2, 4, 2, 6),
+        torch.zeros(2, 2, 4, 6, 6, dtype=torch.int64),
+        torch.zeros(2, 2, 4, 6, 6).double(),
+        torch.zeros(2, 2, 4, 6, 6, device="meta"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["circular", "reflect"])
+def test_what_is_no_map_is_refused_as_with_zeros(mode: str, x: object) -> None:
+    errors = []
+    for padding_mode in ("zeros", mode):
+        layer = gconv.nn.GroupConv2d(2, 2, 5, group=C4, padding=1, padding_mode=padding_mode)
+        with pytest.raises((TypeError, ValueError), match=r"^group_conv2d: ") as caught:
+            layer(x)
+        errors.append((caught.type, str(caught.value)))
+    assert errors[0] == errors[1]
+
+
 @pytest.mark.parametrize("mode", ["circular", "reflect"])
 @pytest.mark.parametrize("name", OFF_LATTICE)
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gconv.backends.filter_cache import FilterCache
-from gconv.functional import _backend_name, _check_group, _convolve, _convolve_bank
+from gconv.functional import _autocast, _backend_name, _check_convolution, _check_group, _convolve, _convolve_bank
 from gconv.groups import PlanarGroup
 from gconv.nn.padding import check_padding_mode, pad
 from gconv.nn.steerable import SteerableFilters
@@ -21,7 +21,9 @@ from gconv.steerable import Ring
 class _Convolution(nn.Module):
     """What the layers share: parameters, padding, the warning when a stride breaks exactness, and the filter cache.
 
-    In eval mode, where no gradient is recorded, what is made of the weight is kept until its values change.
+    In eval mode, where no gradient is recorded, what is made of the weight is kept until its values change: the filters
+    of coefficients, and those that backends transform. Transposed layers and those with dilation or groups above 1 keep
+    only the former and transform them in every call.
     """
 
     lifting: ClassVar[bool]
@@ -112,10 +114,10 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in[, |G|], H, W) -> (N, C_out, |G|, H', W'), as :func:`gconv.lifting_conv2d` and ``group_conv2d``."""
         operation = "lifting_conv2d" if self.lifting else "group_conv2d"
-        zeros = self.padding_mode == "zeros"
-        padded = x if zeros else pad(type(self).__name__, x, self.padding, self.padding_mode)
-        padding = self.padding if zeros else 0
-        operands = padded, self.spatial_filter(), self.bias
+        operands: tuple[Tensor, Tensor, Tensor | None] = x, self.spatial_filter(), self.bias
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            operands, padding = self._padded(operation, *operands), 0
         if self.dilation != 1 or self.groups != 1:
             options = self.stride, padding, self.dilation, self.groups
             out = _convolve_bank(operation, *operands, self.group, *options, self.backend)
@@ -125,6 +127,15 @@ class _Convolution(nn.Module):
         if self.stride > 1 and not self._warned and not torch.compiler.is_compiling():
             self._warn_if_inexact(x)
         return out
+
+    def _padded(
+        self, operation: str, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The operands with the border around x, checked before as the op checks them with zeros for a border."""
+        x, weight, bias = _autocast(x, weight, bias)
+        options = self.stride, self.padding, self.dilation, self.groups
+        _check_convolution(operation, x, weight, bias, self.group, *options)
+        return pad(type(self).__name__, x, self.padding, self.padding_mode), weight, bias
 
     def train(self, mode: bool = True) -> Self:
         """Also frees what is made of the weight, which is kept in eval mode where no gradient is recorded."""

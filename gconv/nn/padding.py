@@ -20,7 +20,7 @@ def pad(name: str, x: Tensor, margin: int, mode: str) -> Tensor:
 
     Args:
         name: the layer's, for errors.
-        x: (..., H, W).
+        x: (..., H, W), checked by the caller.
         margin: pixels added on every side.
         mode: "circular" or "reflect".
 
