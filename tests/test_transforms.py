@@ -167,7 +167,11 @@ def test_gradients_of_many_outputs_at_once(mode: str) -> None:
         assert all(torch.equal(row[i], one) for row, one in zip(rows, expected, strict=True))
 
 
-@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])
+def vjp(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x: torch.func.vjp(function, x)[1](torch.ones(()).double())[0]
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, vjp])
 def test_functional_gradients_do_not_work_and_say_so(transform: Callable[..., Callable[..., Tensor]]) -> None:
     """README, "Limits". torch's message: it cannot compose its transforms with formulas registered from Python."""
     case = Case("group_conv2d", "C4")
@@ -178,6 +182,23 @@ def test_functional_gradients_do_not_work_and_say_so(transform: Callable[..., Ca
     ):
         with pytest.raises(RuntimeError, match=r"functorch transforms .* must override the setup_context"):
             transform(function)(x)
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"groups": 2}])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_functional_derivatives_of_torchs_own_convolutions_work(operation: str, options: dict[str, int]) -> None:
+    """README, "Limits": dilated, or in groups of channels, they are no ops registered from Python."""
+    axis = () if operation == "lifting_conv2d" else (4,)
+    x, weight = integers((1, 2, *axis, 3, 4)), integers((2, 2 // options.get("groups", 1), *axis, 2, 2))
+
+    def function(x: Tensor) -> Tensor:
+        return getattr(gconv, operation)(x, weight, group=gconv.CyclicGroup(4), **options).square().sum()
+
+    leaf, direction = x.clone().requires_grad_(), integers(tuple(x.shape))
+    (expected,) = torch.autograd.grad(function(leaf), leaf)
+    for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd, vjp):
+        assert torch.equal(transform(function)(x), expected)
+    assert torch.func.jvp(function, (x,), (direction,))[1] == (expected * direction).sum()
 
 
 @pytest.mark.parametrize("operation", [*OPERATIONS, "group_pool", "group_conv_transpose2d"])
@@ -193,6 +214,8 @@ def test_forward_mode_is_refused(operation: str) -> None:
     message = f"^{operation}: forward-mode derivatives .* are not implemented"
     with pytest.raises(NotImplementedError, match=message):
         torch.func.jvp(function, (x,), (x,))
+    with pytest.raises(NotImplementedError, match=message):
+        torch.func.jacfwd(function)(x)
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=message):
         function(forward_ad.make_dual(x, x))
     with forward_ad.dual_level():  # one without a tangent
