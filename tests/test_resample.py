@@ -11,6 +11,7 @@ import gconv
 
 LAYERS = {
     "average": lambda: gconv.nn.GroupDownsample2d("average"),
+    "max": lambda: gconv.nn.GroupDownsample2d("max"),
     "blur_down": lambda: gconv.nn.GroupDownsample2d("blur"),
     "nearest": lambda: gconv.nn.GroupUpsample2d("nearest"),
     "blur_up": lambda: gconv.nn.GroupUpsample2d("blur"),
@@ -35,7 +36,7 @@ def test_sizes_layout_and_the_planar_case(layer: str) -> None:
     for height, width in SIZES:
         for batch in (0, 1, 3):
             x = torch.randn(batch, 5, 4, height, width)
-            down = layer in ("average", "blur_down")
+            down = layer in ("average", "max", "blur_down")
             shape = (-(-height // 2), -(-width // 2)) if down else (2 * height, 2 * width)
             out = resample(x.contiguous(memory_format=torch.channels_last_3d))
             assert out.shape == (batch, 5, 4, *shape)
@@ -64,6 +65,14 @@ def test_average_by_hand() -> None:
     assert down(torch.arange(4.0).view(1, 1, 2, 2)).flatten().tolist() == [1.5]
     even = torch.randn(1, 2, 6, 8)
     assert torch.allclose(down(even), F.avg_pool2d(even, 2))
+
+
+def test_max_by_hand() -> None:
+    down = gconv.nn.GroupDownsample2d("max")
+    row = torch.tensor([[[[5.0, 1.0, 2.0, 4.0, -3.0]]]])
+    assert down(row).flatten().tolist() == [5.0, 4.0, 4.0]  # windows of 2, 3 and 2 pixels
+    even = torch.randn(1, 2, 6, 8)
+    assert torch.equal(down(even), F.max_pool2d(even, 2))
 
 
 def test_blur_by_hand() -> None:

@@ -36,6 +36,11 @@ def _average_down(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, [2 + o for o in odd], stride=2, padding=odd, count_include_pad=False)
 
 
+def _max_down(x: Tensor) -> Tensor:
+    odd = [length % 2 for length in x.shape[-2:]]
+    return F.max_pool2d(x, [2 + o for o in odd], stride=2, padding=odd)
+
+
 def _blur_down(x: Tensor) -> Tensor:
     height, width = (3 if length % 2 else 4 for length in x.shape[-2:])
     return _blur(x, (height, width), stride=2)
@@ -70,10 +75,11 @@ class GroupDownsample2d(_Resample):
     """Halves H and W, rounding up: (N, C, |G|, H, W) -> (N, C, |G|, ceil(H/2), ceil(W/2)); images too.
 
     Args:
-        mode: "average" (2 x 2; 3 x 3 on odd lengths, border pixels averaged over fewer) or "blur" (binomial).
+        mode: "average" (2 x 2; 3 x 3 on odd lengths, border pixels averaged over fewer), "max" (the same windows; of
+            equal pixels the first takes the gradient) or "blur" (binomial).
     """
 
-    modes: ClassVar = {"average": _average_down, "blur": _blur_down}
+    modes: ClassVar = {"average": _average_down, "max": _max_down, "blur": _blur_down}
 
     def __init__(self, mode: str = "average") -> None:
         super().__init__(mode)
