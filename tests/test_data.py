@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from writers import assert_truncation_is_refused, write_idx, write_mnist
 
 from sgan.data import DIGITS, load_dataset
 from sgan.data.digits import draw, load_sources, orient
+from sgan.data.load import read_raw
 from sgan.data.split import split_indices, stratified_order
 
 RNG = np.random.default_rng(0)
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    content = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
-def write_mnist(
-    folder: Path, prefix: str, count: int, suffix: str = ".gz", size: int = 6
-) -> tuple[np.ndarray, np.ndarray]:
-    images = RNG.integers(256, size=(count, size, size), dtype=np.uint8)
-    labels = (np.arange(count) % 3).astype(np.uint8)
-    write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", images)
-    write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", labels)
-    return images, labels
 
 
 def write_images(folder: Path, name: str, count: int, mode: str = "L", size: tuple[int, int] = (5, 5)) -> None:
@@ -267,6 +253,16 @@ def test_npz_of_garbage(tmp_path: Path) -> None:
             load_dataset(tmp_path / "a.npz")
 
 
+def test_npz_of_an_unknown_compression(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((10, 4, 4), np.uint8))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    for header, method in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(header) + method] = 99
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"must be a \.npz file of plain arrays, got: .*compression"):
+        load_dataset(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_idx_folder_with_its_own_test_part(tmp_path: Path, suffix: str) -> None:
     images, labels = write_mnist(tmp_path, "train", 30, suffix)
@@ -308,6 +304,17 @@ def test_bad_idx(tmp_path: Path) -> None:
     images.rename(tmp_path / "train-images-idx3-ubyte.gz")
     with pytest.raises(ValueError, match=r"must be a readable IDX file|must hold"):
         load_dataset(tmp_path)
+
+
+def test_truncated_npz_and_idx(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=RNG.integers(256, size=(10, 4, 4), dtype=np.uint8), y=np.arange(10) % 2)
+    assert_truncation_is_refused(tmp_path / "a.npz", lambda: read_raw(tmp_path / "a.npz"))
+    for suffix in (".gz", ""):
+        folder = tmp_path / f"mnist{suffix}"
+        folder.mkdir()
+        write_mnist(folder, "train", 30, suffix)
+        for name in ("images-idx3", "labels-idx1"):
+            assert_truncation_is_refused(folder / f"train-{name}-ubyte{suffix}", partial(read_raw, folder))
 
 
 def test_image_folder(tmp_path: Path) -> None:
@@ -356,6 +363,6 @@ def test_unknown_names_say_what_would_do(tmp_path: Path) -> None:
         ValueError, match=r"digits-rotated.*\.npz.*IDX.*sub-folder.*got 'digit' \(no such file or folder\)"
     ):
         load_dataset("digit")
-    (tmp_path / "a.zip").write_bytes(b"")
+    (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(ValueError, match="a file of another format"):
-        load_dataset(tmp_path / "a.zip")
+        load_dataset(tmp_path / "a.tar")

@@ -1,72 +1,90 @@
-"""Reader of an image folder with one sub-folder per class."""
+"""Reader of a folder, or zip archive, with one sub-folder of images per class."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
 
-import numpy as np
 import torch
-from PIL import Image
 
 from sgan.data.dataset import ImageSet, RawImages
+from sgan.data.image_files import is_image, read_images
+from sgan.data.tree import FileTree
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-GREY_MODES = {"1", "L"}
-COLOUR_MODES = {"P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
+HELD_OUT_NAMES = ("test", "val")  # the first that is there
 
 
-def read_image_folder(folder: Path) -> RawImages:
-    """Read `folder`/<class>/*.png (.jpg, ...), or `folder`/train/<class>/* and, held out, `folder`/test/<class>/*.
+def read_image_folder(tree: FileTree, resolution: int | None = None) -> RawImages:
+    """Read <class>/*.png (.jpg, ...), or train/<class>/* and, held out, test/<class>/*, else val/<class>/*, else none.
 
-    Classes are the sub-folders that hold images, in alphabetical order. A set is grey (C = 1) if all its images are,
-    else RGB (C = 3); transparency is dropped.
+    Classes are the sub-folders that hold images, in alphabetical order. Images that must not be separated, such as
+    overlapping patches of one tissue section, go one level deeper: <class>/<source>/*. A source is then held out as a
+    whole. Sources of one name in several classes are one source, such as one tissue block in several stains. Grey and
+    RGB, and sizes: `sgan.data.image_files.read_images`.
 
     Raises:
-        ValueError: no images, images of more than one size, 16-bit or float images, a class that is only in test, or an
+        ValueError: no images, images of more than one size without `resolution`, 16-bit or float images, a class that
+            is only in the held-out part, a source in both parts, images with a source beside others without, or an
             unreadable file.
     """
-    has_parts = (folder / "train").is_dir() and (folder / "test").is_dir()
-    train = _list_classes(folder / "train" if has_parts else folder)
-    test = _list_classes(folder / "test") if has_parts else {}
-    names = sorted(train)
+    held_out = next((name for name in HELD_OUT_NAMES if _has_part(tree, name)), None)
+    has_parts = _has_part(tree, "train") and (held_out is not None or _has_part(tree, "train", only=True))
+    train = _list_images(tree, "train/" if has_parts else "")
+    test = _list_images(tree, f"{held_out}/") if has_parts and held_out else []
+    names = sorted({_class_of(file) for file in train})
     if not names:
-        raise ValueError(f"load_dataset: {folder} must hold one sub-folder of images per class, got none")
-    if not set(test) <= set(names):
+        raise ValueError(f"load_dataset: {tree.path} must hold one sub-folder of images per class, got none")
+    extra = sorted({_class_of(file) for file in test} - set(names))
+    if extra:
+        raise ValueError(f"load_dataset: {tree.path}/{held_out} must have the classes of train, got also {extra}")
+    sources = _number_sources(train, test, tree)
+    files = [f"train/{file}" if has_parts else file for file in train] + [f"{held_out}/{file}" for file in test]
+    images, resized = read_images(tree, files, resolution)
+    labels = torch.tensor([names.index(_class_of(file)) for file in train + test])
+    all_images = ImageSet(images.squeeze(1), labels)
+    built: dict[str, object] = {
+        "source": f"image folder {tree.path.name}",
+        "split_by": "the files' own parts" if test else "image" if sources is None else "source folder",
+        "resized": resized,
+    }
+    return RawImages(
+        all_images.select(slice(len(train))),
+        tuple(names),
+        all_images.select(slice(len(train), None)) if test else None,
+        sources,
+        built,
+    )
+
+
+def _has_part(tree: FileTree, name: str, *, only: bool = False) -> bool:
+    """Whether an image is somewhere in the folder `name`; with `only`, every image."""
+    is_inside = [file.startswith(f"{name}/") for file in tree.files if is_image(file)]
+    return any(is_inside) and (not only or all(is_inside))
+
+
+def _list_images(tree: FileTree, prefix: str) -> list[str]:
+    """Images below `prefix`, without it: <class>/<file> and <class>/<source>/<file>."""
+    names = [file.removeprefix(prefix) for file in tree.files if file.startswith(prefix) and is_image(file)]
+    return [name for name in names if name.count("/") in (1, 2)]
+
+
+def _class_of(file: str) -> str:
+    return file.partition("/")[0]
+
+
+def _number_sources(train: list[str], test: list[str], tree: FileTree) -> torch.Tensor | None:
+    """Sources of the training files, numbered; None without source folders."""
+    depths = {file.count("/") for file in train + test}
+    if depths == {1}:
+        return None
+    if depths != {2}:
         raise ValueError(
-            f"load_dataset: {folder}/test must have the classes of train, got also {sorted(set(test) - set(names))}"
+            f"load_dataset: {tree.path} must have either all images in <class>/<source>/ or none, got some of both"
         )
-    files = [(path, names.index(name)) for part in (train, test) for name in names for path in part.get(name, [])]
-    images = _stack([_read_image(path) for path, _ in files], folder)
-    all_images = ImageSet(images, torch.tensor([label for _, label in files]))
-    count = sum(map(len, train.values()))
-    held_out = all_images.select(torch.arange(count, len(files))) if test else None
-    built: dict[str, object] = {"source": f"image folder {folder.name}"}
-    return RawImages(all_images.select(torch.arange(count)), tuple(names), held_out, None, built)
-
-
-def _list_classes(folder: Path) -> dict[str, list[Path]]:
-    classes = {}
-    for child in sorted(folder.iterdir()):
-        if child.is_dir():
-            classes[child.name] = sorted(path for path in child.iterdir() if path.suffix.lower() in SUFFIXES)
-    return {name: files for name, files in classes.items() if files}
-
-
-def _read_image(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in GREY_MODES | COLOUR_MODES:
-                raise ValueError(f"load_dataset: {path} must have 8 bits per channel, got mode {image.mode}")
-            return np.array(image.convert("L" if image.mode in GREY_MODES else "RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"load_dataset: {path} must be a readable image, got: {error}") from error
-
-
-def _stack(arrays: list[np.ndarray], folder: Path) -> torch.Tensor:
-    sizes = sorted({array.shape[:2] for array in arrays})
-    if len(sizes) > 1:
-        raise ValueError(f"load_dataset: all images in {folder} must have one size, got (H, W) {sizes[:4]}")
-    if any(array.ndim == 3 for array in arrays):
-        arrays = [array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2) for array in arrays]
-    images = torch.from_numpy(np.stack(arrays))
-    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    train_names, test_names = ([PurePosixPath(file).parts[1] for file in part] for part in (train, test))
+    shared = sorted(set(train_names) & set(test_names))
+    if shared:
+        raise ValueError(
+            f"load_dataset: {tree.path} must have each source in one part, got {shared[:4]} in train and held out"
+        )
+    numbers = {name: number for number, name in enumerate(sorted(set(train_names)))}
+    return torch.tensor([numbers[name] for name in train_names])

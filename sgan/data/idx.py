@@ -50,7 +50,7 @@ def read_idx(path: Path) -> np.ndarray:
             if len(header) < 4 * magic[3]:
                 raise ValueError(f"load_dataset: {path} must have {magic[3]} sizes, got a file that ends before them")
             shape = struct.unpack(f">{magic[3]}I", header)
-            values = file.read(math.prod(shape) + 1)
+            values = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"load_dataset: {path} must be a readable IDX file, got: {error}") from error
     if len(values) != math.prod(shape):

@@ -6,42 +6,67 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from sgan.data.amat import is_amat, read_amat
+from sgan.data.cifar_binary import has_cifar_binary, read_cifar_binary
+from sgan.data.cifar_python import has_cifar_python, read_cifar_python
 from sgan.data.dataset import Dataset, ImageSet, RawImages
 from sgan.data.digits import DIGITS, build_digits
 from sgan.data.folder import read_image_folder
+from sgan.data.food101 import has_lists, read_food101
 from sgan.data.idx import has_idx, read_idx_folder
+from sgan.data.lysto import read_lysto
 from sgan.data.npz import read_npz
+from sgan.data.pairs import has_pairs, read_pairs
+from sgan.data.points import build_points
+from sgan.data.resize import resize_raw
+from sgan.data.rotate import PREFIXES, rotate_raw, split_prefix
 from sgan.data.split import SUBSET_STREAM, split_indices, stratified_order
+from sgan.data.toy2d import TOY2D
+from sgan.data.tree import FileTree
 
 
-def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset: float | None = None) -> Dataset:
-    """Load a labelled image data set into memory.
+def load_dataset(
+    name_or_path: str | os.PathLike[str], *, seed: int = 0, subset: float | None = None, resolution: int | None = None
+) -> Dataset:
+    """Load a labelled image data set into memory, as uint8, or one of points, as float32.
 
-    Where the files have no held-out part of their own, a fifth of the images is held out, class by class. The choice
-    does not depend on `seed`, which draws the orientations of the embedded digits, and the subset.
+    Where the files have no held-out part of their own, a fifth of the images is held out, class by class, or source by
+    source where the files name sources. The choice does not depend on `seed`, which draws the orientations of the
+    embedded digits and of built sets, and the subset.
 
     Args:
-        name_or_path: one of the embedded sets (`sgan.data.DIGITS`); or a .npz file (`sgan.data.npz.read_npz`), a folder
-            of MNIST's IDX files (`sgan.data.idx.read_idx_folder`), or a folder with one sub-folder of images per class
-            (`sgan.data.folder.read_image_folder`).
+        name_or_path: one of the embedded sets (`BUILDERS`: digits, and points of the laws of `sgan.data.toy2d`), or
+            the path of a set in one of the formats of `READERS`. "<prefix>:<path>" turns the set at the path:
+            `rotated:`, `quarter:`, `mirrored:`, `rotated-mirrored:` and `quarter-mirrored:` do what the embedded sets
+            of these names do (`sgan.data.rotate`).
         seed: not negative. The same seed gives the same pixels.
         subset: fraction in (0, 1] of the training part to keep, drawn without replacement, class by class. A larger
             fraction with the same seed contains a smaller one.
+        resolution: side that all images are brought to (`sgan.data.resize.resize`), before they are turned; None keeps
+            their own.
 
     Returns:
         The data set; `built` says how it was made, with a checksum of each part.
 
     Raises:
-        ValueError: unknown name, path of no known format, damaged file, images that are not square, or bad `subset`.
+        ValueError: unknown name, path of no known format, damaged file, images that are not square, or bad `subset`,
+            `seed` or `resolution`.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"load_dataset: seed must be an integer >= 0, got {seed!r}")
     if subset is not None and not 0 < subset <= 1:
         raise ValueError(f"load_dataset: subset must be a fraction in (0, 1], got {subset!r}")
-    raw = _read(name_or_path, seed)
+    if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
+        raise ValueError(f"load_dataset: resolution must be an integer >= 1, or None, got {resolution!r}")
+    prefix, path = split_prefix(os.fspath(name_or_path))
+    build = BUILDERS.get(path) if prefix is None else None
+    raw = read_raw(Path(path).expanduser(), resolution) if build is None else build(seed, resolution)
+    if prefix is not None:
+        raw = rotate_raw(raw, prefix, seed)
     reference, test, redraw = _hold_out(raw)
     _check(reference, test, name_or_path)
     train = reference if subset is None else _keep(reference, subset, seed)
@@ -54,22 +79,84 @@ def load_dataset(name_or_path: str | os.PathLike[str], *, seed: int = 0, subset:
         "reference_sha256": reference.checksum(),
         "test_sha256": test.checksum(),
     }
-    name = str(name_or_path) if str(name_or_path) in DIGITS else Path(name_or_path).resolve().name
-    return Dataset(name, train, reference, test, raw.class_names, built, redraw)
+    name = path if build is not None else Path(path).resolve().name
+    full_name = name if prefix is None else f"{prefix}:{name}"
+    law = None if build is None else TOY2D.get(path)
+    return Dataset(full_name, train, reference, test, raw.class_names, built, redraw, law)
 
 
-def _read(name_or_path: str | os.PathLike[str], seed: int) -> RawImages:
-    if str(name_or_path) in DIGITS:
-        return build_digits(str(name_or_path), seed)
-    path = Path(name_or_path)
-    if path.is_file() and path.suffix == ".npz":
-        return read_npz(path)
-    if path.is_dir():
-        return read_idx_folder(path) if has_idx(path) else read_image_folder(path)
+def _digits(name: str, seed: int, resolution: int | None) -> RawImages:
+    return resize_raw(build_digits(name, seed), resolution)
+
+
+def _points(name: str, seed: int, resolution: int | None) -> RawImages:
+    if resolution is not None:
+        raise ValueError(f"load_dataset: resolution must be None for points, got {resolution}")
+    return build_points(name, seed)
+
+
+# The embedded sets: (seed, resolution) to what a reader would find.
+BUILDERS: dict[str, Callable[[int, int | None], RawImages]] = {
+    **{name: partial(_digits, name) for name in DIGITS},
+    **{name: partial(_points, name) for name in TOY2D},
+}
+
+
+class Reader(NamedTuple):
+    """One format: what it is, whether a path has it, and what reads it at a resolution (None: the images' own)."""
+
+    what: str
+    fits: Callable[[Path], bool]
+    read: Callable[[Path, int | None], RawImages]
+
+
+def _resized(read: Callable[[Path], RawImages]) -> Callable[[Path, int | None], RawImages]:
+    """A reader of small images: all are read, then resized."""
+    return lambda path, resolution: resize_raw(read(path), resolution)
+
+
+def _read_image_files(path: Path, resolution: int | None) -> RawImages:
+    with FileTree(path) as tree:
+        if has_lists(tree):
+            return read_food101(tree, resolution)
+        return read_pairs(tree, resolution) if has_pairs(tree) else read_image_folder(tree, resolution)
+
+
+def _is_file(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and path.suffix.lower() in suffixes
+
+
+# The first that fits reads the path.
+READERS = (
+    Reader("a .npz file", _is_file(".npz"), _resized(read_npz)),
+    Reader("LYSTO's .h5 file", _is_file(".h5", ".hdf5"), read_lysto),
+    Reader("an .amat file or a folder of them", is_amat, _resized(read_amat)),
+    Reader("a folder of MNIST's IDX files", has_idx, _resized(read_idx_folder)),
+    Reader("a folder of CIFAR-10's binary version", has_cifar_binary, _resized(read_cifar_binary)),
+    Reader("a folder of CIFAR-10's Python version", has_cifar_python, _resized(read_cifar_python)),
+    Reader(
+        "a folder or .zip file of images: Food-101, pairs side by side in train/, or one sub-folder per class",
+        lambda path: path.is_dir() or _is_file(".zip")(path),
+        _read_image_files,
+    ),
+)
+
+
+def read_raw(path: Path, resolution: int | None = None) -> RawImages:
+    """Read the files at `path` by the first of `READERS` that fits.
+
+    Raises:
+        ValueError: none fits, or the files are damaged.
+    """
+    for reader in READERS:
+        if reader.fits(path):
+            return reader.read(path, resolution)
     what = "a file of another format" if path.is_file() else "no such file or folder"
+    known = ", ".join([*BUILDERS, *(reader.what for reader in READERS)])
+    prefixes = ", ".join(f"{prefix}:" for prefix in PREFIXES)
     raise ValueError(
-        f"load_dataset: name_or_path must be one of {', '.join(DIGITS)}, a .npz file, a folder of MNIST's IDX files or "
-        f"a folder with one sub-folder of images per class, got {str(name_or_path)!r} ({what})"
+        f"load_dataset: name_or_path must be one of {known}, or such a path after one of {prefixes}, "
+        f"got {str(path)!r} ({what})"
     )
 
 
@@ -93,6 +180,8 @@ def _check(train: ImageSet, test: ImageSet, name_or_path: str | os.PathLike[str]
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"
         raise ValueError(f"load_dataset: training and held-out images must have one shape (C, H, W), got {shapes}")
+    if train.images.ndim == 2:
+        return
     height, width = train.images.shape[2:]
     if height != width or height == 0:
-        raise ValueError(f"load_dataset: images must be square, got H x W = {height} x {width}")
+        raise ValueError(f"load_dataset: without a resolution images must be square, got H x W = {height} x {width}")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sgan.data.dataset import ImageSet, RawImages
+
+DAMAGED = (  # what zipfile and NumPy raise on damaged files; MemoryError if a header asks for too great an array
+    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, RuntimeError, MemoryError),
+    *(OverflowError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def read_npz(path: Path) -> RawImages:
@@ -24,7 +30,7 @@ def read_npz(path: Path) -> RawImages:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             arrays = {key: members[key] for key in ("x", "y", "src") if key in members}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(f"load_dataset: {path} must be a .npz file of plain arrays, got: {error}") from error
     if "x" not in arrays:
         raise ValueError(f"load_dataset: {path} must hold an array x, got none")

@@ -40,23 +40,38 @@ def split_indices(labels: Tensor, sources: Tensor | None = None) -> tuple[Tensor
     Args:
         labels: (N,) int64; the choice has the class proportions of the whole.
         sources: (N,) int64, the source of each item. If given, whole sources are held out instead, in random order,
-            until at least a fifth of the items is, and classes are not looked at.
+            until at least a fifth of the items is. A source is passed over if a class had no other in training.
 
     Returns:
         Ascending (train, held-out) indices, int64.
 
     Raises:
-        ValueError: all items come from one source.
+        ValueError: every source is the only one of a class.
     """
     rng = np.random.default_rng([SPLIT_STREAM, SPLIT_SEED])
     is_held_out = torch.zeros(len(labels), dtype=torch.bool)
     if sources is None:
         is_held_out[stratified_order(labels, rng)[: round(HELD_OUT * len(labels))]] = True
     else:
-        unique, counts = sources.unique(return_counts=True)
-        if len(unique) < 2:
-            raise ValueError(f"load_dataset: src must name at least 2 sources, to hold one out, got {len(unique)}")
-        order = torch.from_numpy(rng.permutation(len(unique)))
-        needed = 1 + int((counts[order].cumsum(0) < HELD_OUT * len(labels)).sum())
-        is_held_out = torch.isin(sources, unique[order[: min(needed, len(unique) - 1)]])
+        is_held_out[torch.isin(sources, _choose_sources(labels, sources, rng))] = True
     return (~is_held_out).nonzero().flatten(), is_held_out.nonzero().flatten()
+
+
+def _choose_sources(labels: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
+    names, source_rows = sources.unique(return_inverse=True)
+    classes, class_columns = labels.unique(return_inverse=True)
+    counts = torch.zeros(len(names), len(classes), dtype=torch.int64)
+    counts.index_put_((source_rows, class_columns), torch.ones_like(labels), accumulate=True)
+    in_training, chosen = counts.sum(0), []
+    for row in rng.permutation(len(names)):
+        if len(labels) - in_training.sum() >= HELD_OUT * len(labels):
+            break
+        if (in_training > counts[row]).all():
+            in_training -= counts[row]
+            chosen.append(names[row])
+    if not chosen:
+        raise ValueError(
+            "load_dataset: src must name at least 2 sources of every class of some source, to hold that one out, "
+            f"got {len(names)} sources of {len(classes)} classes"
+        )
+    return torch.stack(chosen)
