@@ -12,21 +12,13 @@ import prdc
 import pytest
 import scipy.linalg
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
-from sgan.data import DIGITS, Dataset, ImageSet, load_dataset
-from sgan.metrics import (
-    Evaluator,
-    FeatureExtractor,
-    frechet_distance,
-    load_features,
-    precision_recall,
-    symmetry_tests,
-    two_sample_test,
-)
-from sgan.metrics.features import to_grey_28
+from sgan.data import Dataset, ImageSet, load_dataset
+from sgan.metrics import Evaluator, frechet_distance, load_features, precision_recall
+from sgan.metrics.floor import main as print_floor
 from sgan.metrics.frechet import gaussian_frechet_distance
-from sgan.metrics.train_features import accuracy, augment, train
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +29,6 @@ def rotated() -> Dataset:
 @pytest.fixture(scope="module")
 def evaluator(rotated: Dataset) -> Evaluator:
     return Evaluator(rotated)
-
-
-@pytest.fixture(scope="module")
-def features() -> FeatureExtractor:
-    return load_features()
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -162,6 +149,9 @@ def test_precision_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_precision_recall_of_collapse_and_of_equal_sets() -> None:
     real = normal(200, 8)
     assert precision_recall(real, real)[:2] == (1, 1)
+    far = 1000 + real[:50]
+    copies = torch.cat([far[i : i + 1] for i in range(50)])  # distances rounded otherwise, on the balls' borders too
+    assert precision_recall(far, copies).density == pytest.approx(4 / 3)  # the centre and 3 neighbours
     collapsed = precision_recall(real, real[:1].expand(200, 8))
     assert collapsed.precision == 1
     assert collapsed.recall < 0.02
@@ -181,130 +171,13 @@ def test_precision_recall_of_bad_features(real: Tensor, fake: Tensor, k: int) ->
         precision_recall(real, fake, k=k)
 
 
-# Symmetry
-
-
-def test_energy_distance_by_hand() -> None:
-    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [5.0]])
-    # between: mean of 2, 5, 1, 4 = 3; within x: 1; within y: 3.
-    assert two_sample_test(x, y).distance == pytest.approx(2 * 3 - 1 - 3)
-
-
-def test_p_values_of_equal_laws_are_uniform() -> None:
-    p = [
-        two_sample_test(normal(20, 2, seed=i), normal(25, 2, seed=1000 + i), permutations=99).p_value
-        for i in range(200)
-    ]
-    counts = torch.histc(torch.tensor(p) - 0.005, 10, 0, 1)
-    assert ((counts - 20) ** 2 / 20).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
-
-
-def test_different_laws_are_told_apart() -> None:
-    x = normal(60, 3)
-    for y in (normal(60, 3, seed=1) + 1, 3 * normal(60, 3, seed=1)):
-        result = two_sample_test(x, y)
-        assert result.p_value == 1 / 501
-        assert result.distance > 0
-    assert two_sample_test(x, normal(60, 3, seed=1), seed=5) == two_sample_test(x, normal(60, 3, seed=1), seed=5)
-
-
-def test_a_constant_law_equals_itself() -> None:
-    assert two_sample_test(torch.full((8, 3), 0.1), torch.full((9, 3), 0.1)) == (0, 1)
-
-
-def test_bad_samples() -> None:
-    with pytest.raises(ValueError, match="x and y must be"):
-        two_sample_test(torch.zeros(5, 2), torch.zeros(5, 3))
-    with pytest.raises(ValueError, match="must be finite"):
-        two_sample_test(torch.zeros(5, 2), torch.full((5, 2), math.inf))
-    with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
-        two_sample_test(torch.zeros(5, 2), torch.ones(5, 2), permutations=0)
-    with pytest.raises(ValueError, match=r"symmetry_tests: samples must be \(N >= 4"):
-        symmetry_tests(torch.zeros(3, 2), {})
-
-
-def test_rotated_digits_are_symmetric_and_upright_ones_are_not(rotated: Dataset) -> None:
-    turns = {f"r{k}": lambda x, k=k: torch.rot90(x, k, (2, 3)) for k in range(1, 4)}
-    chosen = torch.randperm(1438, generator=torch.Generator().manual_seed(0))[:600]
-    symmetric = symmetry_tests(rotated.train.batch(chosen), turns, permutations=200)
-    assert list(symmetric) == ["r1", "r2", "r3"]
-    assert min(result.p_value for result in symmetric.values()) > 0.01
-    broken = symmetry_tests(load_dataset("digits").train.batch(chosen), turns, permutations=200)
-    assert max(result.p_value for result in broken.values()) < 0.01
-
-
-# Features
-
-
-def test_shipped_accuracies_are_the_recorded_ones(features: FeatureExtractor) -> None:
-    assert features.name == "digits"
-    assert len(features.checksum) == 16
-    for name in DIGITS:
-        test = load_dataset(name).test
-        correct = float((features.logits(test.batch(slice(None))).argmax(1) == test.labels).double().mean())
-        assert correct == pytest.approx(float(features.metadata[f"accuracy {name}"]), abs=0.006)  # two images
-        assert correct > 0.96
-
-
-def test_no_feature_is_dead(features: FeatureExtractor, rotated: Dataset) -> None:
-    spread = features(rotated.test.batch(slice(None))).std(0)
-    assert spread.shape == (features.dim,)
-    assert spread.min() > 0.05
-
-
-def test_features_do_not_depend_on_the_batch(features: FeatureExtractor, rotated: Dataset) -> None:
-    images = rotated.test.batch(slice(0, 300))
-    got = features(images)
-    assert got.dtype == torch.float32
-    assert got.shape == (300, 64)
-    assert not got.requires_grad
-    torch.testing.assert_close(features(images[290:]), got[290:], rtol=1e-4, atol=1e-5)
-    assert features(images[:0]).shape == (0, 64)
-    assert features.logits(images[:0]).shape == (0, 10)
-
-
-def test_resize_rule(features: FeatureExtractor) -> None:
-    grey = normal(2, 1, 28, 28).clamp(-1, 1)
-    assert to_grey_28(grey) is grey
-    torch.testing.assert_close(to_grey_28(grey.expand(2, 3, 28, 28)), grey, rtol=0, atol=1e-6)
-    torch.testing.assert_close(to_grey_28(torch.full((1, 3, 64, 64), 0.5)), torch.full((1, 1, 28, 28), 0.5))
-    checkerboard = (torch.arange(56) % 2).expand(56, 56).float().view(1, 1, 56, 56)
-    assert (to_grey_28(checkerboard)[..., 1:-1] - 0.5).abs().max() < 0.01
-    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 28, 28)
-    assert to_grey_28(red).mean() == pytest.approx(0.299)
-    assert features(normal(2, 3, 40, 40)).shape == (2, 64)
-
-
-def test_bad_names_and_images(features: FeatureExtractor) -> None:
-    with pytest.raises(ValueError, match="load_features: name must be one of digits, got 'inception'"):
-        load_features("inception")
-    with pytest.raises(ValueError, match=r"images must be \(N, 1 or 3, H, W\), got \(2, 2, 28, 28\)"):
-        features(torch.zeros(2, 2, 28, 28))
-
-
-def test_training_repeats_itself() -> None:
-    first, again = train(3, seed=1), train(3, seed=1)
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
-    assert 0 <= accuracy(first, "digits") <= 1
-
-
-def test_augmented_digits_are_images() -> None:
-    images, pose = augment(torch.rand(30, 1, 8, 8), np.random.default_rng(0))
-    assert images.shape == (30, 1, 28, 28)
-    assert images.min() >= -1
-    assert images.max() <= 1
-    torch.testing.assert_close(pose[:, :2].square().sum(1), torch.ones(30))
-    assert pose[:, 2].unique().tolist() == [-1, 1]
-
-
 # Evaluator
 
 
 def test_evaluator_orders_generators(evaluator: Evaluator, rotated: Dataset) -> None:
     floor = evaluator.floor()
-    keys = [f"{name}_digits" for name in ("fid", "precision", "recall", "density", "coverage")]
-    assert list(floor) == keys
+    names = ("fid", "kid", "precision", "recall", "density", "coverage", "is", "mis")
+    assert list(floor) == [f"{name}_digits" for name in names]
     same = evaluator.evaluate(replay(rotated.reference))
     turned = evaluator.evaluate(replay(load_dataset("digits-rotated", seed=1).reference))
     upright = evaluator.evaluate(replay(load_dataset("digits").reference))
@@ -317,6 +190,21 @@ def test_evaluator_orders_generators(evaluator: Evaluator, rotated: Dataset) -> 
     assert floor["precision_digits"] > 0.8
     assert noise["precision_digits"] < 0.05
     assert upright["recall_digits"] < 0.5 * turned["recall_digits"]
+    assert abs(turned["kid_digits"]) < upright["kid_digits"] < noise["kid_digits"]
+    assert 5 < noise["is_digits"] + 4 < floor["is_digits"] < 10
+    assert 1 <= floor["mis_digits"] < 2
+
+
+def test_the_command_prints_the_floor(rotated: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgan.metrics.evaluator.MAX_IMAGES", 200)
+    result = CliRunner().invoke(print_floor, ["digits-rotated"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert {"features: digits", "n_real: 200", "n_floor: 200"} <= set(lines)
+    assert f"fid_digits: {Evaluator(rotated).floor()['fid_digits']:.4g}" in lines
+    unknown = CliRunner().invoke(print_floor, ["no-such-set"])
+    assert unknown.exit_code == 1
+    assert "no-such-set" in unknown.output
 
 
 def test_the_floor_is_that_of_as_many_images_as_fakes(evaluator: Evaluator, rotated: Dataset) -> None:
@@ -343,18 +231,35 @@ def test_evaluator_is_deterministic_and_balanced(rotated: Dataset) -> None:
     assert small.describe()["n_fake"] == 520
 
 
-def test_evaluator_describes_its_values(evaluator: Evaluator, features: FeatureExtractor) -> None:
+def test_evaluator_describes_its_values(evaluator: Evaluator) -> None:
     description = evaluator.describe()
     assert description["features"] == "digits"
-    assert description["features_sha256"] == features.checksum
+    assert description["features_sha256"] == load_features("digits").checksum
+    assert description["kid"] == "mean over 10 random subsets of at most 1000 images"
     assert (description["n_real"], description["n_fake"]) == (1438, 1438)
     floor = evaluator.describe_floor()
     assert (floor["n_real"], floor["n_floor"], floor["n_floor_sources"]) == (1438, 1436, 359)
     assert "n_fake" not in floor
 
 
-def test_subset_does_not_change_the_reference(evaluator: Evaluator) -> None:
-    assert Evaluator(load_dataset("digits-rotated", subset=0.1)).floor() == evaluator.floor()
+def test_the_evaluator_takes_the_network_that_it_is_told(rotated: Dataset) -> None:
+    small = Evaluator(rotated, "mnist", num_fakes=50)
+    values = small.evaluate(replay(rotated.reference))
+    assert {name.rsplit("_", 1)[1] for name in values} == {"mnist"}
+    assert small.describe()["features_sha256"] == load_features("mnist").checksum
+
+
+def test_the_table_of_classes_is_that_of_the_value(rotated: Dataset) -> None:
+    small = Evaluator(rotated, num_fakes=300)
+    scores = small.modified_inception_score(replay(rotated.reference))
+    assert scores.mean == small.evaluate(replay(rotated.reference))["mis_digits"]
+    assert len(scores.table(rotated.class_names).splitlines()) == 12
+    assert sum(row.images for row in scores.classes) == 300
+
+
+def test_subset_does_not_change_the_reference(rotated: Dataset) -> None:
+    part = Evaluator(load_dataset("digits-rotated", subset=0.1), num_fakes=50)
+    assert part.floor() == Evaluator(rotated, num_fakes=50).floor()
 
 
 def test_large_sets_are_cut_class_by_class(rotated: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -12,14 +12,22 @@ from sgan.data import Dataset, ImageSet
 from sgan.data.split import stratified_order
 from sgan.metrics.features import RESIZE_RULE, load_features
 from sgan.metrics.frechet import frechet_distance
+from sgan.metrics.inception_score import ModifiedInceptionScore, inception_score, modified_inception_score
+from sgan.metrics.kernel_distance import SUBSET_SIZE, kernel_distance
 from sgan.metrics.precision_recall import precision_recall
 
 BATCH = 250  # fakes asked for at a time
+KERNEL_SUBSETS = 10  # of at most SUBSET_SIZE images, so that a tick's kernel distance takes a second, not ten
+MIS_SPLITS = 10  # as published
 MAX_IMAGES = 10_000  # of each side, as in the published tables; a choice from more is seeded and class by class
 
 
 class Evaluator:
-    """Frechet distance, precision, recall, density and coverage of generated images.
+    """All metrics of generated images that come from one feature network.
+
+    fid is the Frechet distance, kid the kernel distance, mis DeLiGAN's modified inception score and is the inception
+    score. The last two are of the fakes alone, on the class scores of the network's own ten digits: for other images
+    they say little.
 
     The real side is the whole training part of the data set (`Dataset.reference`), whatever subset is trained on, or
     10,000 images of it. Every value depends on the number of images on both sides: with more fakes a Frechet distance
@@ -66,14 +74,19 @@ class Evaluator:
                 seeds its latents.
 
         Returns:
-            fid_<features> (lower is better), and precision_, recall_, density_, coverage_<features> (higher is better).
+            fid_ and kid_<features> (lower is better), and precision_, recall_, density_, coverage_, is_ and
+            mis_<features> (higher is better).
 
         Raises:
             ValueError: images of another shape or number.
             FloatingPointError: a pixel is not finite.
         """
-        labels = torch.arange(self.num_fakes) % self._dataset.num_classes
-        return self._compare(torch.cat([self._generated(generate, batch) for batch in labels.split(BATCH)]))
+        return self._compare(self._features_of_fakes(generate))
+
+    def modified_inception_score(self, generate: Callable[[Tensor], Tensor]) -> ModifiedInceptionScore:
+        """Return mis with its table of classes, for `generate` as in `evaluate`."""
+        logits = self._extract.classify(self._features_of_fakes(generate))
+        return modified_inception_score(logits, splits=MIS_SPLITS)
 
     def floor(self) -> dict[str, float]:
         """Return the same values for held-out real images instead of fakes: what a perfect generator would get.
@@ -95,6 +108,10 @@ class Evaluator:
         n_floor = len(self._held_out)
         return {**self._describe(), "n_floor": n_floor, "n_floor_sources": min(n_floor, len(self._dataset.test))}
 
+    def _conditions(self) -> Iterable[Tensor]:
+        """What fakes are asked for by, a batch at a time."""
+        return (torch.arange(self.num_fakes) % self._dataset.num_classes).split(BATCH)
+
     def _describe(self) -> dict[str, object]:
         return {
             "features": self._extract.name,
@@ -102,15 +119,23 @@ class Evaluator:
             "n_real": len(self._reference),
             "k": self.k,
             "resize_rule": RESIZE_RULE,
+            "kid": f"mean over {KERNEL_SUBSETS} random subsets of at most {SUBSET_SIZE} images",
         }
 
     def _compare(self, features: Tensor) -> dict[str, float]:
+        logits = self._extract.classify(features)
         values = {"fid": frechet_distance(self._real, features)}
+        values["kid"] = kernel_distance(self._real, features, subsets=KERNEL_SUBSETS).mean
         values |= precision_recall(self._real, features, k=self.k)._asdict()
+        values["is"] = inception_score(logits).mean
+        values["mis"] = modified_inception_score(logits, splits=MIS_SPLITS).mean
         return {f"{key}_{self._extract.name}": value for key, value in values.items()}
 
     def _features_of(self, images: ImageSet) -> Tensor:
         return self._extract(images.batch(slice(None)))
+
+    def _features_of_fakes(self, generate: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.cat([self._generated(generate, batch) for batch in self._conditions()])
 
     def _generated(self, generate: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:
         images = generate(labels)

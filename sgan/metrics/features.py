@@ -1,10 +1,12 @@
-"""The small feature network of the digits metrics: a 10-way classifier with 64 penultimate features."""
+"""The shipped feature networks, trained on digits and on MNIST: a 10-way classifier with 64 penultimate features.
+
+Not Inception: a Frechet distance on these features cannot be compared with any published one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from importlib import resources
 
 import torch
@@ -16,7 +18,7 @@ RESOLUTION = 28
 BATCH = 256
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RESIZE_RULE = "RGB to grey by BT.601 luma; other sizes to 28x28, antialiased bilinear; no quantisation"
-NETWORKS = ("digits",)
+NETWORKS = ("digits", "mnist")
 
 
 class FeatureNetwork(nn.Module):
@@ -69,6 +71,7 @@ class FeatureExtractor:
         self._network.eval().requires_grad_(False).to(device)
         self._device = torch.device(device)
 
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return (N, 64) float32 features, on this extractor's device, of (N, C, H, W) images with pixels in [-1, 1].
 
@@ -77,20 +80,23 @@ class FeatureExtractor:
         Raises:
             ValueError: images of another shape.
         """
-        return self._apply(images, self._network.features, self.dim)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return (N, 10) float32 class scores of images as in `__call__`; softmax gives p(digit | image)."""
-        return self._apply(images, lambda x: self._network.classify(self._network.features(x)), 10)
-
-    @torch.no_grad()
-    def _apply(self, images: Tensor, function: Callable[[Tensor], Tensor], width: int) -> Tensor:
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise ValueError(f"load_features: images must be (N, 1 or 3, H, W), got {tuple(images.shape)}")
         batches = [
-            function(to_grey_28(batch.to(self._device, torch.float32))) for batch in images.split(BATCH) if len(batch)
+            self._network(to_grey_28(batch.to(self._device, torch.float32)))
+            for batch in images.split(BATCH)
+            if len(batch)
         ]
-        return torch.cat(batches) if batches else torch.empty(0, width, device=self._device)
+        return torch.cat(batches) if batches else torch.empty(0, self.dim, device=self._device)
+
+    @torch.no_grad()
+    def classify(self, features: Tensor) -> Tensor:
+        """Return (N, 10) float32 class scores of (N, 64) features; softmax gives p(digit | image)."""
+        return self._network.classify(features)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return (N, 10) float32 class scores of images as in `__call__`."""
+        return self.classify(self(images))
 
 
 def to_grey_28(images: Tensor) -> Tensor:
@@ -104,6 +110,10 @@ def to_grey_28(images: Tensor) -> Tensor:
 
 def load_features(name: str = "digits", *, device: torch.device | str = "cpu") -> FeatureExtractor:
     """Load a feature network that is shipped with the package (made by `python -m sgan.metrics.train_features`).
+
+    Args:
+        name: "digits", for the embedded digits, or "mnist", for MNIST upright and rotated.
+        device: where it runs.
 
     Raises:
         ValueError: unknown name.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 2048  # rows of a distance matrix held at once
+EPS = torch.finfo(torch.float64).eps
 
 
 class PrecisionRecall(NamedTuple):
@@ -38,7 +39,8 @@ def precision_recall(real_features: Tensor, fake_features: Tensor, *, k: int = 3
         k: neighbours.
 
     Returns:
-        The four values. Memory is one (2048, max(N, M)) block of distances; distances are in the features' dtype.
+        The four values. Memory is some (2048, max(N, M)) blocks of distances, in float64; distances that
+        differ by their rounding alone count as equal.
 
     Raises:
         ValueError: another shape, too few rows, or a value that is not finite.
@@ -53,12 +55,16 @@ def precision_recall(real_features: Tensor, fake_features: Tensor, *, k: int = 3
     if real_features.shape[1] != fake_features.shape[1]:
         dims = f"{real_features.shape[1]} and {fake_features.shape[1]}"
         raise ValueError(f"precision_recall: both sets must have one feature dimension D, got {dims}")
-    real_radius = _radii(real_features, k)
-    fake_radius = _radii(fake_features, k)
-    balls_of_fake = torch.zeros(len(fake_features), dtype=torch.int64, device=fake_features.device)
+    centre = real_features.detach().double().mean(0)
+    real, fake = (features.detach().double() - centre for features in (real_features, fake_features))
+    # |x|^2 + |y|^2 - 2 <x, y> with D + 2 roundings of at most (|x| + |y|)^2 eps, on either side of a comparison.
+    slack = 8 * (real.shape[1] + 2) * EPS * max(float(x.square().sum(1).max()) for x in (real, fake))
+    real_radius = _squared_radii(real, k) + slack
+    fake_radius = _squared_radii(fake, k) + slack
+    balls_of_fake = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     is_recalled, is_covered = [], []
-    for rows, radius in zip(real_features.split(CHUNK), real_radius.split(CHUNK), strict=True):
-        distance = _distances(rows, fake_features)
+    for rows, radius in zip(real.split(CHUNK), real_radius.split(CHUNK), strict=True):
+        distance = _squared_distances(rows, fake)
         in_real_ball = distance <= radius[:, None]
         balls_of_fake += in_real_ball.sum(0)
         is_covered.append(in_real_ball.any(1))
@@ -71,11 +77,10 @@ def precision_recall(real_features: Tensor, fake_features: Tensor, *, k: int = 3
     )
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # Differences, not the expanded square: a point's distance to itself is 0, and equal pairs give equal distances.
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.addmm(y.square().sum(1) + x.square().sum(1, keepdim=True), x, y.T, alpha=-2)
 
 
-def _radii(x: Tensor, k: int) -> Tensor:
+def _squared_radii(x: Tensor, k: int) -> Tensor:
     # The (k + 1)-th smallest distance in the own set: the point itself is the smallest.
-    return torch.cat([_distances(rows, x).kthvalue(k + 1, dim=1).values for rows in x.split(CHUNK)])
+    return torch.cat([_squared_distances(rows, x).topk(k + 1, largest=False).values[:, -1] for rows in x.split(CHUNK)])

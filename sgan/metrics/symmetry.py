@@ -8,6 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gconv import PlanarGroup
+from sgan.metrics.actions import (
+    act_on_images,
+    disk_mask,
+    element_name,
+    point_actions,
+    rotate_images,
+    split_off_rotation,
+)
+
 
 class TwoSampleResult(NamedTuple):
     """Outcome of a two-sample test.
@@ -86,6 +96,52 @@ def symmetry_tests(
         name: two_sample_test(first, transform(second), permutations=permutations, seed=seed)
         for name, transform in transforms.items()
     }
+
+
+def law_symmetry(
+    samples: Tensor, group: PlanarGroup, *, permutations: int = 500, seed: int = 0
+) -> dict[str, TwoSampleResult]:
+    """Test a law of images or of points in the plane against its image under every element of a group.
+
+    The first half X of the samples is tested against the moved second half, g X'. Points move exactly, and so do images
+    under elements that map the pixel grid onto itself. Another element is g = h R(t), h such an element and R a turn
+    by t, and a turn interpolates, which changes the law of the pixels and not only where they are. So both sides
+    are turned by half the angle: R(-t/2) h^-1 X against R(t/2) X', which are equal in law if X and g X' are. Both are
+    interpolated (bicubic) alike, one the mirror image of the other, and compared within the inscribed disk.
+
+    Args:
+        samples: (N, 2) points (x, y) or (N, C, H, H) images, independent, N >= 4; of an odd
+            number the last is not used.
+        group: the elements but the identity are tested.
+        permutations, seed: as in `two_sample_test`.
+
+    Returns:
+        `element_name` -> result. With m elements compare the smallest p-value with level / m.
+
+    Raises:
+        ValueError: samples of another shape, or as `two_sample_test`.
+    """
+    if samples.ndim == 2 and samples.shape[1] == 2:
+        return symmetry_tests(samples, point_actions(group), permutations=permutations, seed=seed)
+    if samples.ndim != 4 or samples.shape[2] != samples.shape[3] or len(samples) < 4:
+        shape = tuple(samples.shape)
+        raise ValueError(f"law_symmetry: samples must be (N >= 4, 2) points or (N >= 4, C, H, H) images, got {shape}")
+    results = {}
+    for element in group.elements[1:]:
+        x, y = _images_to_compare(samples, group, element)
+        results[element_name(group, element)] = two_sample_test(x, y, permutations=permutations, seed=seed)
+    return results
+
+
+def _images_to_compare(samples: Tensor, group: PlanarGroup, element: int) -> tuple[Tensor, Tensor]:
+    half = len(samples) // 2
+    first, second = samples[:half], samples[half : 2 * half]
+    if element in group.lattice_elements:
+        return first, group.act(second, element)
+    lattice_element, rotation_rad = split_off_rotation(group, element)
+    back = act_on_images(group, group.inverse(lattice_element), first)
+    inside = disk_mask(samples.shape[-1]).to(samples.device)
+    return rotate_images(back, -rotation_rad / 2) * inside, rotate_images(second, rotation_rad / 2) * inside
 
 
 def _memberships(n: int, m: int, permutations: int, seed: int) -> Tensor:
