@@ -1,8 +1,11 @@
-"""The generator of SP-GAN for every lattice group; the planar baseline is the same network on the trivial group."""
+"""The generators that are fed a latent: one family on groups, parametrised by a row of `sgan.architectures`."""
 
 from __future__ import annotations
 
-from itertools import count
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +13,22 @@ from torch.nn.functional import one_hot, relu
 
 import gconv.nn as gnn
 from gconv import PlanarGroup
-from sgan.latents import Latents, act_per_sample
-from sgan.widths import matched_widths, scaled
+from sgan.architectures import GeneratorRow
+from sgan.blocks import (
+    ACTIVATIONS,
+    Layers,
+    ResidualSynthesisBlock,
+    SynthesisBlock,
+    TransposedBlock,
+    halvings,
+    taps,
+    transposed_convolution,
+)
+from sgan.latents import LatentLaw, LatentMixture, Latents, act_per_sample
+from sgan.widths import fitted, group_widths, matched_widths, scaled
 
-__all__ = ["Generator", "stage_resolutions"]
+__all__ = ["Generator", "LatentGenerator", "stage_resolutions"]
 
-PLANAR_WIDTHS = (512, 256, 128)  # lifting layer, then one per upsampling: SP-GAN's planar network for 28 x 28 images
-MAP_CHANNELS = 128  # channels of the projected latent map, before the width multiplier
-FILTER_SIZE = 3
 SMALLEST_MAP = 7
 LARGEST_MAP = 27  # below 4 x 7: the projection holds less than 16 times the published one's numbers
 
@@ -51,29 +62,87 @@ def _halves(resolution: int) -> tuple[int, ...]:
     return tuple(stages)
 
 
-class Generator(nn.Module):
-    """G(z, y) = synthesis(T_g latent_map(z, y)), g uniform: a class-conditional generator with a G-invariant law.
+class LatentGenerator(nn.Module):
+    """What every generator has that is fed a latent.
 
-    one-hot y -> Linear, ++ z -> spectrally normalised Linear -> planar latent map -> T_g -> lifting convolution, ReLU
-    -> [nearest upsampling, group convolution, conditional batch norm, ReLU] per stage -> group convolution to the
-    image's channels -> max over the group -> tanh.
+    Attributes:
+        group: whose elements move what synthesis starts from.
+        num_classes: classes of the data, whether it sees labels or not.
+        law: what z and the component are drawn from.
+        mixture: DeLiGAN's learned mixture, None where the latent is z itself.
+        widths: channels or hidden units of the stages.
+        symmetrise_latent: whether each sample's group element is applied.
+    """
+
+    group: PlanarGroup
+    num_classes: int
+    law: LatentLaw
+    mixture: LatentMixture | None
+    widths: tuple[int, ...]
+    symmetrise_latent: bool
+
+    def sizes(self) -> dict[str, Any]:
+        """What follows from the options and belongs beside them: widths and the like."""
+        return {"widths": self.widths}
+
+    @property
+    def latent_dim(self) -> int:
+        return self.law.dim
+
+    def sample_latents(self, labels: Tensor, rng: torch.Generator, *, training: bool = False) -> Latents:
+        """Draw latents for (N) labels on the CPU from a CPU stream, on the CPU.
+
+        The component rule is for training alone: otherwise every component is as likely, whatever the batch.
+        """
+        law = self.law if training else replace(self.law, component_rule="uniform")
+        return law.sample(labels, group=self.group, rng=rng)
+
+    def generate(self, labels: Tensor, rng: torch.Generator, *, training: bool = False) -> Tensor:
+        """Draw latents for (N) labels from a CPU stream and make samples from them, on the network's device."""
+        latents = self.sample_latents(labels.cpu(), rng, training=training)
+        return self(latents.to(next(self.parameters()).device))
+
+    def latent(self, latents: Latents) -> Tensor:
+        """z itself, or mu + sigma z of each sample's component: (N, latent_dim)."""
+        return latents.z if self.mixture is None else self.mixture(latents.z, latents.components)
+
+    def latent_penalty(self) -> Tensor:
+        """What `LatentMixture.penalty` is, 0 without a mixture."""
+        return torch.zeros(()) if self.mixture is None else self.mixture.penalty()
+
+
+class Generator(LatentGenerator):
+    """G(z, y) = synthesis(T_g latent_map(z, y)), g uniform: a generator whose law is invariant.
+
+    one-hot y -> Linear, ++ z -> Linear -> planar latent map -> T_g -> stages -> group convolution to the image's
+    channels -> max over the group -> tanh. The stages of "digits" are: lifting convolution, ReLU, then
+    [nearest upsampling, group convolution, conditional batch norm, ReLU] per doubling.
 
     `synthesis` is equivariant, synthesis(T_g m) = T_g synthesis(m), in training and in evaluation. That alone does not
     make the law invariant: the law of the projected map is not. Applying a uniformly random element to the map does
-    (arXiv 2202.01129, Theorem T2 of SYSTEMS.md). `symmetrise_latent=False` leaves that out and is the published flawed
-    "(I)Eqv G": the same network and parameters, the wrong law.
+    (arXiv 2202.01129; theorem T2 of docs/theory.md). `symmetrise_latent=False` leaves that out and is the published
+    flawed "(I)Eqv G": the same network and parameters, the wrong law. Off the pixel grid both hold exactly for the
+    lattice subgroup, and as far as sampled filters and pixels allow for the other elements.
 
     Args:
-        group: a lattice group; CyclicGroup(1) is the planar baseline.
-        resolution: side length of the images.
+        group: CyclicGroup(1) is the planar baseline.
+        resolution: side length of the images; with residual stages the map's side times a power of two, no more
+            doublings than stages; with transposed convolutions the one that they end at.
         channels: channels of the images.
-        num_classes: classes.
-        width: multiplies every planar width, the latent map's channels included.
-        latent_dim: entries of z.
-        label_dim: entries of the label embedding.
+        num_classes: classes of the data.
+        architecture: a row of `sgan.architectures.GENERATORS`.
+        width: multiplies every width, the latent map's channels included.
+        latent_dim, label_dim: entries of z and of the label embedding, None for the published ones.
+        conditional: whether labels are seen, None as published. Without them conditional norms see z alone.
+        noise, components, component_rule: of `LatentLaw`; more than one component makes a DeLiGAN mixture.
+        sigma: of the mixture at the start.
         symmetrise_latent: apply each sample's group element to its latent map.
-        norm_momentum: torch's batch norm momentum (0.9 is Keras' 0.1).
+        norm_momentum: torch's batch norm momentum, None for the published one.
+        faithful: keep the published defects of `sgan.faithful`; synthesis is then not equivariant in training.
         backend: gconv backend of every convolution, None to let gconv choose.
+
+    Raises:
+        ValueError: a resolution that the stages do not reach, or a group that they are not exact for.
     """
 
     def __init__(
@@ -83,56 +152,81 @@ class Generator(nn.Module):
         resolution: int,
         channels: int,
         num_classes: int,
+        architecture: GeneratorRow,
         width: float = 1.0,
-        latent_dim: int = 64,
-        label_dim: int = 64,
+        latent_dim: int | None = None,
+        label_dim: int | None = None,
+        conditional: bool | None = None,
+        noise: str = "gaussian",
+        components: int = 1,
+        component_rule: str = "uniform",
+        sigma: float = 0.2,
         symmetrise_latent: bool = True,
-        norm_momentum: float = 0.9,
+        norm_momentum: float | None = None,
+        faithful: bool = False,
         backend: str | None = None,
     ) -> None:
         super().__init__()
+        row = architecture
         self.group = group
         self.num_classes = num_classes
-        self.latent_dim = latent_dim
+        self.architecture = row
         self.symmetrise_latent = symmetrise_latent
-        self.stages = stage_resolutions(resolution)
-        self.map_channels = max(1, round(MAP_CHANNELS * width))
-        self.condition_dim = latent_dim + label_dim
-        self.widths = self._matched_widths(channels, width)
+        self.law = LatentLaw(row.latent_dim if latent_dim is None else latent_dim, noise, components, component_rule)
+        sees_labels = row.conditional if conditional is None else conditional
+        label_dim = (row.label_dim if label_dim is None else label_dim) if sees_labels else 0
+        self.condition_dim = self.latent_dim + label_dim
+        self.map_channels = max(1, round(row.map_channels * width))
+        self.map_side = _map_side(row, resolution, group)
+        self.widths = self._widths(resolution, channels, width)
 
-        first, last = self.widths[0], self.widths[-1]
-        self.embed = nn.Linear(num_classes, label_dim, bias=False)
-        self.project = gnn.spectral_norm(nn.Linear(self.condition_dim, self.map_channels * self.stages[0] ** 2))
-        self.lift = gnn.LiftingConv2d(
-            self.map_channels, first, FILTER_SIZE, group=group, padding="same", backend=backend
-        )
-        self.blocks = nn.ModuleList(
-            SynthesisBlock(c_in, c_out, self.condition_dim, group=group, norm_momentum=norm_momentum, backend=backend)
-            for c_in, c_out in zip(self.widths[:-1], self.widths[1:], strict=True)
-        )
-        self.to_image = gnn.GroupConv2d(last, channels, FILTER_SIZE, group=group, padding="same", backend=backend)
+        momentum = row.norm_momentum if norm_momentum is None else norm_momentum
+        layers = Layers(group, momentum, faithful, backend)
+        self.mixture = LatentMixture(components, self.latent_dim, sigma) if components > 1 else None
+        self.embed = nn.Linear(num_classes, label_dim, bias=False) if sees_labels else None
+        project = nn.Linear(self.condition_dim, self.map_channels * self.map_side**2)
+        self.project = layers.spectral_norm(project) if row.map_norm == "spectral" else project
+        self.map_norm = nn.BatchNorm1d(project.out_features, momentum=momentum) if row.map_norm == "batch" else None
+        self.lift: nn.Module | None = None
+        if row.stage == "plain":
+            self.lift = layers.convolution(self.map_channels, self.widths[0], lift=True, normalise=row.normalise)
+        self.blocks = nn.ModuleList(self._stages(layers, resolution))
+        self.norm = layers.batch_norm(self.widths[-1]) if row.stage == "residual" else None
+        if row.stage == "transposed":
+            self.to_image = transposed_convolution(self.widths[-1], channels, row.transposed[-1], layers)
+        else:
+            self.to_image = layers.convolution(self.widths[-1], channels, normalise=row.normalise)
         self.pool = gnn.GroupPool(group=group, mode="max")
 
     def forward(self, latents: Latents) -> Tensor:
         """Generate images.
 
         Args:
-            latents: z (N, latent_dim), labels (N), elements (N).
+            latents: z (N, latent_dim), labels (N), elements (N), components (N).
 
         Returns:
             (N, channels, resolution, resolution), pixels in [-1, 1].
         """
-        latent_map, condition = self.latent_map(latents.z, latents.labels)
+        latent_map, condition = self.latent_map(self.latent(latents), latents.labels)
         if self.symmetrise_latent:
             latent_map = act_per_sample(latent_map, latents.elements, self.group)
         return self.synthesis(latent_map, condition)
 
+    def sizes(self) -> dict[str, Any]:
+        """Channels of the latent map and of the stages."""
+        return {"map_channels": self.map_channels, **super().sizes()}
+
     def latent_map(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Project latent and label: the (N, map_channels, S, S) latent map and the (N, condition_dim) condition."""
-        label = self.embed(one_hot(labels, self.num_classes).to(z.dtype))
-        condition = torch.cat([label, z], dim=1)
-        side = self.stages[0]
-        return self.project(condition).view(-1, self.map_channels, side, side), condition
+        condition = z
+        if self.embed is not None:
+            condition = torch.cat([self.embed(one_hot(labels, self.num_classes).to(z.dtype)), z], dim=1)
+        latent_map = self.project(condition)
+        if self.map_norm is not None:
+            latent_map = self.map_norm(latent_map)
+        if self.architecture.map_activation is not None:
+            latent_map = ACTIVATIONS[self.architecture.map_activation](latent_map)
+        return latent_map.view(-1, self.map_channels, self.map_side, self.map_side), condition
 
     def synthesis(self, latent_map: Tensor, condition: Tensor) -> Tensor:
         """Map latent maps to images, equivariantly: synthesis(T_g m, c) = T_g synthesis(m, c) for every g.
@@ -144,50 +238,69 @@ class Generator(nn.Module):
         Returns:
             (N, channels, resolution, resolution), pixels in [-1, 1].
         """
-        x = relu(self.lift(latent_map))
+        x = latent_map if self.lift is None else relu(self.lift(latent_map))
         for block in self.blocks:
             x = block(x, condition)
-        return torch.tanh(self.pool(self.to_image(x)))
+        if self.norm is not None:
+            x = relu(self.norm(x))
+        image = self.pool(self.to_image(x))
+        return torch.tanh(image) if self.architecture.output == "tanh" else 2 * torch.sigmoid(image) - 1
 
-    def _matched_widths(self, channels: int, width: float) -> tuple[int, ...]:
-        stages = len(self.stages)
-        planar = scaled(tuple(PLANAR_WIDTHS[0] // 2**stage for stage in range(stages)), width)
+    def _stages(self, layers: Layers, resolution: int) -> Iterator[nn.Module]:
+        row, dim = self.architecture, self.condition_dim
+        if row.stage == "plain":
+            for c_in, c_out in pairwise(self.widths):
+                yield SynthesisBlock(c_in, c_out, dim, layers, normalise=row.normalise)
+            return
+        doublings = 0 if row.stage == "transposed" else halvings(resolution, self.map_side)
+        for stage, (c_in, c_out) in enumerate(pairwise((self.map_channels, *self.widths))):
+            lift = stage == 0
+            if row.stage == "transposed":
+                shape = row.transposed[stage]
+                yield TransposedBlock(c_in, c_out, shape, layers, lift=lift, activation=row.activation)
+            else:
+                yield ResidualSynthesisBlock(c_in, c_out, dim, layers, lift=lift, upsample=stage < doublings)
+
+    def _widths(self, resolution: int, channels: int, width: float) -> tuple[int, ...]:
+        row = self.architecture
+        if row.stage != "plain":
+            return scaled(group_widths(row.widths, row.widths_on, self.group), width)
+        stages = len(stage_resolutions(resolution))
+        planar = fitted(row.widths, stages)
+        if row.match_parameters:
+            return self._matched_widths(scaled(planar, width), channels)
+        listed = {name: fitted(widths, stages) for name, widths in row.widths_on.items()}
+        return scaled(group_widths(planar, listed, self.group), width)
+
+    def _matched_widths(self, planar: tuple[int, ...], channels: int) -> tuple[int, ...]:
         fixed = self.num_classes * (self.condition_dim - self.latent_dim)
-        fixed += (self.condition_dim + 1) * self.map_channels * self.stages[0] ** 2 + channels
+        fixed += (self.condition_dim + 1) * self.map_channels * self.map_side**2 + channels
 
-        def size(widths: tuple[int, ...], order: int) -> int:
-            taps = FILTER_SIZE**2
-            lift = widths[0] * (self.map_channels * taps + 1)
+        def size(widths: tuple[int, ...], group: PlanarGroup) -> int:
+            lift = widths[0] * (self.map_channels * taps(group) + 1)
             pairs = zip(widths, (*widths[1:], channels), strict=True)
-            convolutions = sum(c_in * c_out * order * taps for c_in, c_out in pairs)
+            convolutions = sum(c_in * c_out * group.order * taps(group) for c_in, c_out in pairs)
             conditional_norms = sum(2 * (self.condition_dim + 1) * c_out for c_out in widths[1:])
             return fixed + lift + convolutions + conditional_norms
 
-        return matched_widths(planar, self.group.order, size)
+        return matched_widths(planar, self.group, size)
 
 
-class SynthesisBlock(nn.Module):
-    """Nearest upsampling x2, group convolution, conditional batch norm, ReLU."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        condition_dim: int,
-        *,
-        group: PlanarGroup,
-        norm_momentum: float,
-        backend: str | None,
-    ) -> None:
-        super().__init__()
-        self.upsample = gnn.GroupUpsample2d(mode="nearest")
-        self.conv = gnn.GroupConv2d(
-            in_channels, out_channels, FILTER_SIZE, group=group, padding="same", bias=False, backend=backend
-        )
-        self.norm = gnn.GroupConditionalBatchNorm2d(out_channels, condition_dim, momentum=norm_momentum)
-        gnn.spectral_norm(self.norm.gamma)
-        gnn.spectral_norm(self.norm.beta)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(N, C_in, G, H, W) and (N, condition_dim) to (N, C_out, G, 2H, 2W)."""
-        return relu(self.norm(self.conv(self.upsample(x)), condition))
+def _map_side(row: GeneratorRow, resolution: int, group: PlanarGroup) -> int:
+    if row.map_side is None:
+        return stage_resolutions(resolution)[0]
+    if row.stage == "transposed":
+        side = row.map_side
+        for size, padding, output_padding in row.transposed:
+            side = 2 * (side - 1) + size - 2 * padding + output_padding
+            if output_padding and (group.moves_axis(0) or group.moves_axis(1)):
+                raise ValueError(
+                    f"Generator: group must be C1 for {row.source}, whose transposed convolutions add a row and a "
+                    f"column at one end, got {group.name}"
+                )
+        if side != resolution:
+            raise ValueError(f"Generator: resolution must be {side} for {row.source}, got {resolution}")
+    elif halvings(resolution, row.map_side) > len(row.widths):
+        most = row.map_side * 2 ** len(row.widths)
+        raise ValueError(f"Generator: resolution must be at most {most} for {row.source}, got {resolution}")
+    return row.map_side

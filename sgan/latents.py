@@ -2,34 +2,61 @@
 
 No stream outlives the batch it was opened for, so there is no random state to save: a resumed run opens the same
 streams at the same positions and draws the same numbers.
+
+What keeps a generator's law invariant. Let m be what the group acts on, an image generator's latent map m(z, y) or the
+point z itself, and G equivariant. If the law of m is invariant, so is that of G(m) (theorem T2 of docs/theory.md). The
+Gaussian on R^2 is invariant under every rotation and reflection, the uniform law on a square under its own eight; a
+DeLiGAN mixture and the law of a projected map are invariant under none. But T_g m, with g uniform on the group and
+independent of m, is invariant whatever the law of m, because h g is as uniform as g. So the element is drawn beside z
+and the component and acts last, and any latent law may be learned under it. With the "cyclic" rule sample i always has
+component i mod N; given its component the law of its image is invariant all the same, and so is that of the batch.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gconv import PlanarGroup
 
-__all__ = ["Latents", "act_per_sample", "epoch_indices", "sample_latents", "stream"]
+__all__ = [
+    "COMPONENT_RULES",
+    "NOISES",
+    "LatentLaw",
+    "LatentMixture",
+    "Latents",
+    "act_on_points_per_sample",
+    "act_per_sample",
+    "epoch_indices",
+    "point_matrices",
+    "sample_latents",
+    "stream",
+]
+
+NOISES = ("gaussian", "uniform")
+COMPONENT_RULES = ("uniform", "cyclic")
 
 
 class Latents(NamedTuple):
-    """What a generator is fed: one Gaussian vector, one class and one group element per sample.
+    """What a generator is fed: per sample one vector of noise, one class, one group element and one component.
 
-    z: (N, latent_dim) standard Gaussian. labels: (N) int64 classes. elements: (N) int64 element indices of the group.
+    z: (N, latent_dim) noise. labels: (N) int64 classes. elements: (N) int64 element indices of the group.
+    components: (N) int64 components of the latent law, all 0 where it has one.
     """
 
     z: Tensor
     labels: Tensor
     elements: Tensor
+    components: Tensor
 
     def to(self, device: torch.device | str) -> Latents:
         """The same latents on `device`."""
-        return Latents(self.z.to(device), self.labels.to(device), self.elements.to(device))
+        return Latents(*(tensor.to(device) for tensor in self))
 
 
 def stream(seed: int, purpose: str, position: int = 0) -> torch.Generator:
@@ -44,39 +71,158 @@ def stream(seed: int, purpose: str, position: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
 
 
+@dataclass(frozen=True)
+class LatentLaw:
+    """What is drawn for a generator, before anything learned.
+
+    Attributes:
+        dim: entries of z.
+        noise: "gaussian", N(0, 1), or "uniform", U(-1, 1), each entry independent.
+        components: N, of a DeLiGAN mixture, of a mixture of experts or of an ensemble.
+        component_rule: "uniform", each sample's drawn, as in DeLiGAN's paper (arXiv 1706.02071); or "cyclic", sample i
+            of the batch has component i mod N, as in its published scripts.
+    """
+
+    dim: int
+    noise: str = "gaussian"
+    components: int = 1
+    component_rule: str = "uniform"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: a value out of range.
+        """
+        for name, value in (("dim", self.dim), ("components", self.components)):
+            if value < 1:
+                raise ValueError(f"LatentLaw: {name} must be >= 1, got {value}")
+        if self.noise not in NOISES:
+            raise ValueError(f"LatentLaw: noise must be one of {', '.join(NOISES)}, got {self.noise!r}")
+        if self.component_rule not in COMPONENT_RULES:
+            rules = ", ".join(COMPONENT_RULES)
+            raise ValueError(f"LatentLaw: component_rule must be one of {rules}, got {self.component_rule!r}")
+
+    def sample(self, labels: Tensor, *, group: PlanarGroup, rng: torch.Generator) -> Latents:
+        """Draw z, a uniform group element and a component for every label.
+
+        Args:
+            labels: (N) int64 classes, on the CPU.
+            group: the elements are uniform in 0 .. group.order - 1.
+            rng: a CPU stream; z is drawn first, so it does not depend on the group, and components last.
+
+        Returns:
+            Latents on the CPU, of torch's default dtype and int64.
+        """
+        count = len(labels)
+        if self.noise == "gaussian":
+            z = torch.randn(count, self.dim, generator=rng)
+        else:
+            z = 2 * torch.rand(count, self.dim, generator=rng) - 1
+        elements = torch.randint(group.order, (count,), generator=rng)
+        components = torch.arange(count) % self.components
+        if self.component_rule == "uniform" and self.components > 1:
+            components = torch.randint(self.components, (count,), generator=rng)
+        return Latents(z, labels, elements, components)
+
+
 def sample_latents(labels: Tensor, *, latent_dim: int, group: PlanarGroup, rng: torch.Generator) -> Latents:
-    """Draw z ~ N(0, 1) and a uniform group element for every label.
+    """Draw z ~ N(0, 1) and a uniform group element for every label: `LatentLaw(latent_dim).sample`."""
+    return LatentLaw(latent_dim).sample(labels, group=group, rng=rng)
+
+
+class LatentMixture(nn.Module):
+    """DeLiGAN's latent: z = mu_i + sigma_i * eps for component i, p_z = 1/N sum_i N(mu_i, diag(sigma_i^2)).
+
+    mu and sigma are learned with the generator; mu starts at U(-1, 1) (Gurumurthy et al., CVPR 2017, arXiv 1706.02071,
+    equations 3 to 5, and the published scripts).
 
     Args:
-        labels: (N) int64 classes, on the CPU.
-        latent_dim: entries of z.
-        group: the elements are uniform in 0 .. group.order - 1.
-        rng: a CPU stream; z is drawn first, so it does not depend on the group.
-
-    Returns:
-        Latents on the CPU, float32 and int64.
+        components: N.
+        dim: K, entries of z.
+        sigma: every entry of sigma at the start; 0.2 in the scripts for images, 0.02 in the toy one.
     """
-    z = torch.randn(len(labels), latent_dim, generator=rng)
-    elements = torch.randint(group.order, (len(labels),), generator=rng)
-    return Latents(z, labels, elements)
+
+    def __init__(self, components: int, dim: int, sigma: float = 0.2) -> None:
+        super().__init__()
+        self.mu = nn.Parameter(2 * torch.rand(components, dim) - 1)
+        self.sigma = nn.Parameter(torch.full((components, dim), sigma))
+
+    def forward(self, noise: Tensor, components: Tensor) -> Tensor:
+        """(N, K) noise eps and (N) components to (N, K) latents z."""
+        return self.mu[components] + self.sigma[components] * noise
+
+    def penalty(self) -> Tensor:
+        """The mean of (1 - sigma)^2 over all entries, as published scripts have it; it keeps sigma from collapsing.
+
+        The generator's loss gets lambda times this: 0.1 for the toy mixtures, 1/3 for MNIST, 0.05 for sketches.
+        """
+        return (1 - self.sigma).square().mean()
 
 
 def act_per_sample(x: Tensor, elements: Tensor, group: PlanarGroup) -> Tensor:
-    """Apply to every sample its own group element: y_n = T_{g_n} x_n, exact for lattice groups.
+    """Apply to every sample its own group element: y_n = T_{g_n} x_n.
+
+    T_g permutes pixels for the elements of a lattice group. Off the pixel grid element h c, c a rotation by less than a
+    quarter turn, is T_h T_c, where T_c takes the nearest pixel of what lies inside the disk that the map's border
+    touches and is 0 outside, the identity's T included. So T_h (T_g x) = T_{hg} x holds exactly for h in the lattice
+    subgroup, and the law is exactly invariant under that and nearly under the group. SP-GAN's C8 rows do the same
+    (arXiv 2202.01129 and its code).
 
     Args:
         x: (N, C, H, W) maps.
         elements: (N) int64 element indices.
-        group: the group that acts; H == W if it turns the grid by 90 degrees.
+        group: the group that acts; H == W if it turns the grid.
 
     Returns:
-        (N, C, H, W), the dtype of x. Differentiable: a permutation of pixels.
+        (N, C, H, W), the dtype of x. Differentiable.
     """
-    height, width = x.shape[-2:]
-    pixels = torch.arange(height * width, dtype=torch.float64, device=x.device).view(1, 1, height, width)
-    sources = torch.stack([group.act(pixels, element).flatten() for element in range(group.order)]).long()
+    sources, inside = (table.to(x.device) for table in _moved_pixels(group, *x.shape[-2:]))
     index = sources[elements][:, None, :].expand(-1, x.shape[1], -1)
-    return x.flatten(2).gather(2, index).view(x.shape)
+    moved = x.flatten(2).gather(2, index)
+    if not group.is_lattice:
+        moved = moved * inside[elements][:, None, :]
+    return moved.view(x.shape)
+
+
+def act_on_points_per_sample(x: Tensor, elements: Tensor, group: PlanarGroup) -> Tensor:
+    """Apply to every point its own group element: (N, 2) points and (N) elements to (N, 2) points, exactly."""
+    return torch.einsum("nij,nj->ni", point_matrices(group).to(x)[elements], x)
+
+
+@lru_cache(maxsize=64)
+def point_matrices(group: PlanarGroup) -> Tensor:
+    """The action on points (x, y), counter-clockwise with y up, flips changing the sign of y: (|G|, 2, 2) float64.
+
+    Pixel (row, column) of an image centred at 0 is the point (column, -row), so images and points move alike.
+    """
+    of_pixels = [group.matrix(element) for element in group.elements]
+    return torch.tensor([[[d, -c], [-b, a]] for (a, b), (c, d) in of_pixels], dtype=torch.float64)
+
+
+@lru_cache(maxsize=64)
+def _moved_pixels(group: PlanarGroup, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Per element the pixel that each pixel takes its value from, (|G|, H * W), and whether both lie in the disk."""
+    turned = [_turned_pixels(group, c, height, width) for c in range(group.coset_count)]
+    moved = [
+        [group.act(table[None, None], h).flatten() for table in turned[c]]
+        for h in group.lattice_elements
+        for c in range(group.coset_count)
+    ]
+    sources, inside = (torch.stack(tables) for tables in zip(*moved, strict=True))
+    return sources, inside
+
+
+def _turned_pixels(group: PlanarGroup, rotation: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """`_moved_pixels` of a rotation by less than a quarter turn, as images (H, W)."""
+    sides = np.array([height, width])
+    target = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1) - (sides - 1) / 2
+    back = np.array(group.matrix(group.inverse(rotation)))
+    source = np.floor(target @ back.T + sides / 2 - 1e-9).astype(np.int64).clip(0, sides - 1)  # nearest; ties go down
+    radius = sides.min() / 2
+    inside = np.hypot(*np.moveaxis(target, -1, 0)) <= radius
+    inside &= np.hypot(*np.moveaxis(source - (sides - 1) / 2, -1, 0)) <= radius
+    return torch.from_numpy(source[..., 0] * width + source[..., 1]), torch.from_numpy(inside)
 
 
 def epoch_indices(seed: int, position: int, count: int, size: int) -> Tensor:
