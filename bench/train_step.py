@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from unittest.mock import patch
 
 import torch
 from measure import Case, Contest, Setting
@@ -14,7 +12,6 @@ import gconv.nn as gnn
 from sgan.config import resolve
 from sgan.data import load_dataset
 from sgan.trainer import Trainer
-from sgan.widths import scaled
 
 TOLERANCE = 1e3 * torch.finfo(torch.float32).eps
 
@@ -37,16 +34,9 @@ def trainer(case: Case, setting: Setting, backend: str | None) -> Trainer:
     Raises:
         ValueError: the networks have not the widths that the case states.
     """
-    options = replace(resolve("digits-c4"), device=setting.device, batch=case.batch)
-    if case.op == "rotmnist-c4":
-        options = replace(options, generator_width=1.0, discriminator_width=1.0)
-        with (
-            patch("sgan.generators.matched_widths", _published),
-            patch("sgan.discriminators.matched_widths", _published),
-        ):
-            made = Trainer(options, load_dataset(options.data))
-    else:
-        made = Trainer(options, load_dataset(options.data))
+    data = resolve("digits-c4").data
+    options = replace(resolve(case.op, data=data), device=setting.device, batch=case.batch)
+    made = Trainer(options, load_dataset(data))
     widths = ("/".join(map(str, network.widths)) for network in (made.generator, made.discriminator))
     found = "G {}, D {}".format(*widths)
     if found != case.mode:
@@ -54,11 +44,6 @@ def trainer(case: Case, setting: Setting, backend: str | None) -> Trainer:
     for network in (made.generator, made.discriminator):
         _set_backend(network, backend)
     return made
-
-
-def _published(planar_widths: tuple[int, ...], order: int, count: Callable[..., int]) -> tuple[int, ...]:
-    """SP-GAN's own rule, where sgan matches parameters."""
-    return scaled(planar_widths, order**-0.5)
 
 
 def _set_backend(network: nn.Module, backend: str | None) -> None:
@@ -76,8 +61,8 @@ def errors(case: Case, setting: Setting) -> dict[str, float]:
     both = [trainer(case, setting, backend) for backend in (setting.backend, "dense")]
     found = []
     for made in both:
-        loss, penalty = made.step_discriminator(*made.next_real_batch())
+        scalars = made.step_discriminator(*made.next_real_batch())
         gradients = torch.cat([p.grad.flatten() for p in made.discriminator.parameters() if p.grad is not None])
-        found.append({"loss": loss, "r1": penalty, "gradient": gradients})
+        found.append(scalars | {"gradient": gradients})
     ours, dense = found
     return {name: float((ours[name] - dense[name]).norm() / dense[name].norm()) / TOLERANCE for name in ours}

@@ -1,17 +1,42 @@
-"""Presets: one table of what each named configuration changes."""
+"""The options of a run, and how a preset and the command line make them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-__all__ = ["BACKENDS", "FLAGS", "GROUPS", "PRESETS", "Options", "Preset", "changed_options", "resolve"]
+from sgan.architectures import DISCRIMINATORS, GENERATORS
+from sgan.presets import PRESETS
 
-GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")
+__all__ = [
+    "BACKENDS",
+    "FLAGS",
+    "GROUPS",
+    "LOSSES",
+    "PENALTIES",
+    "SCHEDULES",
+    "Options",
+    "changed_options",
+    "parse_option",
+    "resolve",
+]
+
+GROUPS = ("C1", "C2", "C4", "C8", "D1", "D2", "D4", "D8")
 # gconv's backends, named here too because importing gconv loads torch, for which --help would have to wait.
 BACKENDS = ("reference", "dense", "cpu")
-FLAGS = ("preset", "data", "subset", "kimg", "tick", "seed", "device", "backend")  # options the command line has
+FLAGS = ("preset", "data", "resolution", "subset", "kimg", "tick", "seed", "device", "backend")  # of the command line
+# What torch modules implement, named here for the same reason.
+LOSSES = ("ra", "non-saturating", "saturating", "wasserstein", "hinge")  # and alphaA for any number A > 1
+SAN_LOSSES = LOSSES[1:]
+PENALTIES = ("none", "r1", "one-sided", "two-sided")
+SCHEDULES = ("alternating", "threshold", "fixed-threshold")
+FEATURES = ("digits", "mnist")
+HEADS = ("score", "san")
+NOISES = ("gaussian", "uniform")
+COMPONENT_RULES = ("uniform", "cyclic")
 
 
 @dataclass(frozen=True)
@@ -23,7 +48,8 @@ class Options:
 
     Attributes:
         preset: name in PRESETS that these options started from.
-        data: name of an embedded data set, or a path.
+        data: name of an embedded data set, or a path (`sgan.data.load_dataset`).
+        resolution: side that images are brought to, None for their own, and for points.
         subset: fraction of the training images to keep, None for all.
         seed: of the data's orientations, the initial weights, the data order, the latents and the group elements.
         kimg: length of training in thousands of real images shown to the discriminator.
@@ -31,19 +57,35 @@ class Options:
         generator_group, discriminator_group: one of GROUPS; "C1" is planar.
         symmetrise_latent: apply a random group element to each latent map; False is the flawed generator.
         generator_width, discriminator_width: multiply the published widths.
-        latent_dim, label_dim: entries of z and of the label embedding.
+        generator, discriminator: rows of GENERATORS and DISCRIMINATORS in `sgan.architectures`.
+        projected: a planar discriminator, averaged over the group, in place of group convolutions.
+        faithful: keep the published defects of `sgan.faithful`.
+        head: last layer of the discriminator, "score" or "san".
+        latent_dim, label_dim: entries of z and of the label embedding, None for the generator's published ones.
+        noise, components, component_rule, sigma: of the latent (`sgan.latents`); components > 1 is DeLiGAN's mixture.
+        latent_weight: of the mixture's penalty in the generator's loss.
+        l1_weight: of the mean absolute difference to the target in the generator's loss, for pairs.
+        loss: one of LOSSES, or "alpha2" and the like.
+        penalty, penalty_weight: one of PENALTIES, on the discriminator's gradient; R1 itself contains the half.
+        score_bias: of the discriminator's last layer at the start. None for torch's random one, but 1 with the alpha
+            losses, to which a fake whose score is negative says nothing.
+        clip: clamp the discriminator's parameters to [-clip, clip] after each of its steps, None not to.
+        augment: group whose random elements move all that the discriminator sees; "C1" moves nothing.
         batch: images per step of either network.
-        d_steps: discriminator steps per generator step.
-        lr_g, lr_d: Adam's learning rates; its betas are (0, 0.9).
-        r1_weight: weight of R1, which itself contains the half.
-        ema_kimg: half-life of the generator's moving average, in kimg; shorter in the beginning.
-        norm_momentum: torch's batch norm momentum.
+        schedule: "alternating", or "threshold" or "fixed-threshold" (`sgan.schedules`).
+        d_steps: discriminator steps per generator step, when alternating.
+        lr_g, lr_d, beta1, beta2: Adam's learning rates and betas.
+        decay_from, decay_to: kimg between which both learning rates fall linearly to 0, None for constant ones.
+        ema_kimg: half-life of the generator's moving average, in kimg; shorter in the beginning. None for no average.
+        norm_momentum: torch's batch norm momentum of the generator, None for the published one.
+        features: network of the metrics, one of FEATURES.
         device: where to train.
         backend: gconv backend of every convolution, None to let gconv choose.
     """
 
     preset: str
     data: str = "digits-rotated"
+    resolution: int | None = None
     subset: float | None = None
     seed: int = 0
     kimg: int = 40
@@ -53,15 +95,37 @@ class Options:
     symmetrise_latent: bool = True
     generator_width: float = 0.125
     discriminator_width: float = 0.25
-    latent_dim: int = 64
-    label_dim: int = 64
+    generator: str = "digits"
+    discriminator: str = "digits"
+    projected: bool = False
+    faithful: bool = False
+    head: str = "score"
+    latent_dim: int | None = None
+    label_dim: int | None = None
+    noise: str = "gaussian"
+    components: int = 1
+    component_rule: str = "uniform"
+    sigma: float = 0.2
+    latent_weight: float = 0.0
+    l1_weight: float = 0.0
+    loss: str = "ra"
+    penalty: str = "r1"
+    penalty_weight: float = 0.1
+    score_bias: float | None = None
+    clip: float | None = None
+    augment: str = "C1"
     batch: int = 32
+    schedule: str = "alternating"
     d_steps: int = 2
     lr_g: float = 1e-3
     lr_d: float = 2e-3
-    r1_weight: float = 0.1
-    ema_kimg: float = 5.0
-    norm_momentum: float = 0.9
+    beta1: float = 0.0
+    beta2: float = 0.9
+    decay_from: float | None = None
+    decay_to: float | None = None
+    ema_kimg: float | None = 5.0
+    norm_momentum: float | None = None
+    features: str = "digits"
     device: str = "cpu"
     backend: str | None = None
 
@@ -71,17 +135,47 @@ class Options:
         Raises:
             ValueError: an option out of range.
         """
-        for name in ("kimg", "tick", "batch", "d_steps", "latent_dim", "label_dim"):
+        for name in ("kimg", "tick", "batch", "d_steps", "components"):
             self._require(name, "an integer >= 1", _is_integer(getattr(self, name), 1))
+        for name in ("latent_dim", "label_dim", "resolution"):
+            value = getattr(self, name)
+            self._require(name, "an integer >= 1, or None", value is None or _is_integer(value, 1))
         self._require("seed", "an integer >= 0", _is_integer(self.seed, 0))
-        for name in ("generator_width", "discriminator_width", "lr_g", "lr_d", "ema_kimg"):
+        for name in ("generator_width", "discriminator_width", "lr_g", "lr_d", "sigma"):
             self._require(name, "finite and > 0", 0 < getattr(self, name) < math.inf)
-        self._require("r1_weight", "finite and >= 0", 0 <= self.r1_weight < math.inf)
-        self._require("norm_momentum", "in (0, 1]", 0 < self.norm_momentum <= 1)
+        self._require("score_bias", "finite, or None", self.score_bias is None or math.isfinite(self.score_bias))
+        for name in ("ema_kimg", "clip"):
+            value = getattr(self, name)
+            self._require(name, "finite and > 0, or None", value is None or 0 < value < math.inf)
+        for name in ("penalty_weight", "latent_weight", "l1_weight"):
+            self._require(name, "finite and >= 0", 0 <= getattr(self, name) < math.inf)
+        for name in ("beta1", "beta2"):
+            self._require(name, "in [0, 1)", 0 <= getattr(self, name) < 1)
+        ends = (self.decay_from, self.decay_to)
+        decays = None not in ends and 0 <= self.decay_from < self.decay_to < math.inf  # type: ignore[operator]
+        self._require("decay_to", "None, as decay_from, or larger and finite", decays or ends == (None, None))
+        self._require("norm_momentum", "in (0, 1], or None", self.norm_momentum is None or 0 < self.norm_momentum <= 1)
         self._require("subset", "a fraction in (0, 1]", self.subset is None or 0 < self.subset <= 1)
-        for name in ("generator_group", "discriminator_group"):
+        for name in ("generator_group", "discriminator_group", "augment"):
             self._require(name, f"one of {', '.join(GROUPS)}", getattr(self, name) in GROUPS)
+        for name, known in (
+            ("generator", list(GENERATORS)),
+            ("discriminator", list(DISCRIMINATORS)),
+            ("penalty", PENALTIES),
+            ("schedule", SCHEDULES),
+            ("features", FEATURES),
+            ("head", HEADS),
+            ("noise", NOISES),
+            ("component_rule", COMPONENT_RULES),
+        ):
+            self._require(name, f"one of {', '.join(known)}", getattr(self, name) in known)
+        self._require("loss", f"one of {', '.join(LOSSES)}, or alphaA with a number A > 1", _is_loss(self.loss))
         self._require("backend", f"one of {', '.join(BACKENDS)}, or None", self.backend in (None, *BACKENDS))
+        if self.head == "san":
+            self._require("loss", f"one of {', '.join(SAN_LOSSES)} with a SAN head", self.loss in SAN_LOSSES)
+            self._require("score_bias", "None with a SAN head", self.score_bias is None)
+        if self.component_rule == "cyclic":
+            self._require("batch", f"a multiple of components = {self.components}", self.batch % self.components == 0)
 
     def _require(self, name: str, what: str, holds: bool) -> None:
         if not holds:
@@ -92,41 +186,53 @@ def _is_integer(value: Any, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-@dataclass(frozen=True)
-class Preset:
-    """One row of the table: what it is, and the options that differ from the defaults."""
-
-    summary: str
-    changes: dict[str, Any]
+def _is_loss(name: str) -> bool:
+    alpha = re.fullmatch(r"alpha(\d+(?:\.\d+)?)", name)
+    return name in LOSSES or (alpha is not None and float(alpha[1]) > 1)
 
 
-_PLANAR = {"generator_group": "C1", "discriminator_group": "C1"}
-_D4 = {"generator_group": "D4", "discriminator_group": "D4", "data": "digits-rotated-mirrored"}
-_C2 = {"generator_group": "C2", "discriminator_group": "C2"}
+def resolve(preset: str, *, width: float | None = None, **overrides: Any) -> Options:
+    """The options of a preset, with these overrides.
 
-PRESETS: dict[str, Preset] = {
-    "digits-c4": Preset("Eqv G + Inv D, C4: rotations by 90 degrees (the default)", {}),
-    "digits-c2": Preset("Eqv G + Inv D, C2: rotations by 180 degrees", _C2),
-    "digits-d4": Preset("Eqv G + Inv D, D4: rotations and reflections, on mirrored digits", _D4),
-    "digits-cnn": Preset("CNN G + CNN D: the planar baseline with as many parameters", _PLANAR),
-    "digits-c4-flawed": Preset(
-        "(I)Eqv G + Inv D, C4: the published flawed generator, latent map not symmetrised", {"symmetrise_latent": False}
-    ),
-    "digits-c4-g-only": Preset("Eqv G + CNN D, C4", {"discriminator_group": "C1"}),
-    "digits-c4-d-only": Preset("CNN G + Inv D, C4", {"generator_group": "C1"}),
-}
-
-
-def resolve(preset: str, **overrides: Any) -> Options:
-    """The options of a preset, with every override that is not None.
+    Args:
+        preset: name in PRESETS.
+        width: multiplies both networks' widths, those of the preset or of the overrides.
+        overrides: options by name.
 
     Raises:
-        ValueError: unknown preset, or an option out of range.
+        ValueError: unknown preset, data that only the user has, or an option out of range.
     """
     if preset not in PRESETS:
         raise ValueError(f"resolve: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return Options(preset=preset, **{**PRESETS[preset].changes, **given})
+    options = Options(preset=preset, **{**PRESETS[preset].changes, **overrides})
+    if width is not None:
+        widths = {name: width * getattr(options, name) for name in ("generator_width", "discriminator_width")}
+        options = replace(options, **widths)
+    if "<" in options.data:
+        raise ValueError(f"resolve: {preset} needs images of yours, such as --data {options.data}")
+    return options
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """An option by its name: "loss=hinge" gives ("loss", "hinge"), "batch=16" ("batch", 16), "clip=none" None for clip.
+
+    Raises:
+        ValueError: no such option, or text that is no value of its type.
+    """
+    name, equals, value = text.partition("=")
+    kinds = {field.name: str(field.type) for field in fields(Options) if field.name not in FLAGS}
+    if not equals or name not in kinds:
+        raise ValueError(f"parse_option: text must be NAME=VALUE with NAME one of {', '.join(kinds)}, got {text!r}")
+    kind, _, optional = kinds[name].partition(" | ")
+    if value.lower() == "none" and optional:
+        return name, None
+    if kind == "bool" and value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    readers: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    try:
+        return name, readers[kind](value)
+    except (KeyError, ValueError):
+        raise ValueError(f"parse_option: {name} must be {kinds[name]}, got {value!r}") from None
 
 
 def changed_options(before: dict[str, Any], now: Options) -> list[str]:

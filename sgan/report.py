@@ -142,16 +142,18 @@ def draw_grids(runs: list[Path], path: Path) -> None:
         CheckpointError: a run has no grid.
     """
     pictures = [("real", runs[0] / "reals.png")] + [(run.resolve().name, last_grid(run)) for run in runs]
-    images = [Image.open(picture).convert("L") for _, picture in pictures]
+    opened = [Image.open(picture) for _, picture in pictures]
+    mode = "L" if all(image.mode == "L" for image in opened) else "RGB"
+    images = [image.convert(mode) for image in opened]
     width = sum(image.width for image in images) + GAP * (len(images) - 1)
     height = max(image.height for image in images) + LABEL_HEIGHT
-    sheet = Image.new("L", (width, height), 255)
+    sheet = Image.new(mode, (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=22)
     left = 0
     for (name, _), image in zip(pictures, images, strict=True):
         sheet.paste(image, (left, LABEL_HEIGHT))
-        draw.text((left + image.width // 2, LABEL_HEIGHT // 2), name, fill=0, font=font, anchor="mm")
+        draw.text((left + image.width // 2, LABEL_HEIGHT // 2), name, fill="black", font=font, anchor="mm")
         left += image.width + GAP
     sheet.save(path)
 

@@ -5,7 +5,8 @@ log.txt                             what was printed, one line per tick
 stats.jsonl                         losses and speed, one line per tick
 metric-<name>.jsonl                 {"results": {"<name>": value}, "metric": "<name>", "kimg": ..., ...}, one per tick
 floor.json                          the same metrics for held-out real images in place of fakes, and how many they were
-reals.png, fakesNNNNNN.png          one class per row; N counts thousands of images
+reals.png, fakesNNNNNN.png          one class per row, points over real ones, or source | sample | target of pairs;
+                                    N counts thousands of images
 network-snapshot-NNNNNN.safetensors averaged generator and discriminator
 training-state.safetensors          everything training continues from; always the newest
 """

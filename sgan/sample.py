@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,50 +13,77 @@ from torch import Tensor
 from sgan import checkpoints
 from sgan.checkpoints import CheckpointError
 from sgan.config import Options
-from sgan.generators import Generator
+from sgan.data import load_dataset
 from sgan.grids import class_rows, save_grid
-from sgan.latents import sample_latents, stream
-from sgan.trainer import build_generator
+from sgan.kinds import KINDS, kind_of
+from sgan.latents import stream
+from sgan.trainer import AnyGenerator, build_generator
 
 __all__ = ["draw_samples", "load_generator", "main"]
 
+Draw = Callable[[Tensor, Path], None]
 
-def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
+
+def load_generator(path: Path, device: torch.device | str = "cpu") -> AnyGenerator:
     """Rebuild the averaged generator of a network-snapshot file, in evaluation mode.
 
     Raises:
         CheckpointError: the file is damaged, or no snapshot of this version.
     """
+    return load_snapshot(path, device)[0]
+
+
+def load_snapshot(path: Path, device: torch.device | str = "cpu") -> tuple[AnyGenerator, Options, int]:
+    """As `load_generator`, with the options of its run and the number of classes of its data."""
     tensors, metadata = checkpoints.read(path)
     try:
-        generator = build_generator(Options(**metadata["options"]), **metadata["shape"])
+        options = Options(**metadata["options"])
+        num_classes = int(metadata["shape"]["num_classes"])
+        generator = build_generator(options, **metadata["shape"])
         generator.load_state_dict(checkpoints.select("average", tensors))
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a network snapshot of this version: {error}") from error
-    return generator.to(device).eval().requires_grad_(False)
+    return generator.to(device).eval().requires_grad_(False), options, num_classes
 
 
-def draw_samples(generator: Generator, labels: Tensor, seed: int) -> Tensor:
-    """Images for these labels, (N, C, H, W) in [-1, 1]; a function of the seed."""
-    latents = sample_latents(labels, latent_dim=generator.latent_dim, group=generator.group, rng=stream(seed, "sample"))
+def draw_samples(generator: AnyGenerator, condition: Tensor, seed: int) -> Tensor:
+    """Images (N, C, H, W) in [-1, 1], or points (N, 2), for (N) labels or (N, C, H, W) sources; fixed by the seed."""
     with torch.no_grad():
-        return generator(latents.to(next(generator.parameters()).device))
+        return generator.generate(condition, stream(seed, "sample"))
+
+
+def describe_picture(options: Options, num_classes: int, columns: int, data: str | None) -> tuple[Tensor, Draw]:
+    """What the samples are made from, and what draws them: one class per row, or as the run draws other kinds.
+
+    Raises:
+        ValueError: of other kinds than images, data that cannot be read, or of another kind.
+    """
+    kind = kind_of(options)
+    if kind is KINDS["images"]:
+        return class_rows(num_classes, columns), partial(save_grid, columns=columns)
+    dataset = load_dataset(data or options.data, seed=options.seed, resolution=options.resolution)
+    kind.check(options, dataset)
+    picture = kind.picture(dataset)
+    return picture.condition, picture.draw
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("snapshot", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG file to write.")
 @click.option("--columns", type=click.IntRange(min=1), default=10, show_default=True, help="Samples per class.")
+@click.option("--data", metavar="PATH", help="Pairs whose held-out sources are translated. [default: the run's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-def main(snapshot: Path, out: Path, columns: int, seed: int, device: str) -> None:
-    """Draw a grid of samples of a network-snapshot-NNNNNN.safetensors, one class per row."""
+def main(snapshot: Path, out: Path, columns: int, data: str | None, seed: int, device: str) -> None:
+    """Draw samples of a network-snapshot-NNNNNN.safetensors: one class per row, a scatter plot of points, or
+    source | sample | target of held-out pairs."""
     try:
-        generator = load_generator(snapshot, device)
-        save_grid(draw_samples(generator, class_rows(generator.num_classes, columns), seed), out, columns=columns)
-    except (CheckpointError, OSError) as error:
+        generator, options, num_classes = load_snapshot(snapshot, device)
+        condition, draw = describe_picture(options, num_classes, columns, data)
+        draw(draw_samples(generator, condition, seed), out)
+    except (CheckpointError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{generator.num_classes} classes x {columns} samples: {out}")
+    click.echo(f"{len(condition)} samples: {out}")
 
 
 if __name__ == "__main__":

@@ -13,17 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sgan.config import PRESETS, Options
+from sgan.config import Options
 from sgan.data import Dataset, load_dataset
-from sgan.grids import class_rows, first_of_each, save_grid
-from sgan.metrics import Evaluator
+from sgan.presets import PRESETS
 from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
 from sgan.trainer import Trainer, parameter_count
 
 __all__ = ["Interrupted", "Session", "preview", "train"]
 
-GRID_COLUMNS = 10
 MEASURED_STEPS = 3
 
 
@@ -79,7 +77,7 @@ def load_data(options: Options, folder: RunFolder) -> Dataset:
         ChangedOptions: it is not the one of the run in the folder.
         ValueError: unknown data, or a class without an image to train on.
     """
-    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset)
+    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset, resolution=options.resolution)
     folder.check_data(dataset.built)
     counts = dataset.train.labels.bincount(minlength=dataset.num_classes)
     empty = [name for name, count in zip(dataset.class_names, counts.tolist(), strict=True) if count == 0]
@@ -106,7 +104,8 @@ class Session:
         self.folder = folder
         self.console = console
         self.is_new = resumed_from is None
-        self.evaluator = Evaluator(trainer.dataset, device=self.options.device)
+        self.evaluator = trainer.kind.evaluator(trainer.dataset, self.options.features, self.options.device)
+        self.picture = trainer.kind.picture(trainer.dataset)
         self.elapsed_before_s = 0.0 if resumed_from is None else resumed_from.elapsed_s
         self.started = time.monotonic()
         self.tick_scalars: list[dict[str, Tensor]] = []
@@ -147,7 +146,7 @@ class Session:
         place = {"kimg": kimg, "images": trainer.images_seen}
         means = self.mean_scalars()
         results = self.measure()
-        save_grid(self.sample_grid(), self.folder.grid_path(kimg), columns=GRID_COLUMNS)
+        self.picture.draw(trainer.sampler("grid")(self.picture.condition), self.folder.grid_path(kimg))
         snapshot = self.folder.write_snapshot(kimg, trainer.snapshot(), snapshot_metadata(trainer))
         self.folder.append_metrics(results, {**place, "snapshot": snapshot.name, **self.evaluator.describe()})
         speed = {"images_per_s": self.images_per_s(), "elapsed_s": self.elapsed_s()}
@@ -190,26 +189,20 @@ class Session:
         kimg = self.trainer.images_seen / 1000
         return FloatingPointError(f"training diverged before {kimg:.1f} kimg: {what}; the last good state is kept")
 
-    def sample_grid(self) -> Tensor:
-        """Fixed latents, one class per row."""
-        return self.trainer.sampler("grid")(class_rows(self.trainer.dataset.num_classes, GRID_COLUMNS))
-
     def write_reference(self) -> None:
-        """What a new run is compared with: a grid of real images, and the metrics of held-out real images."""
-        dataset = self.trainer.dataset
-        indices = first_of_each(dataset.train.labels, dataset.num_classes, GRID_COLUMNS)
-        save_grid(dataset.train.batch(indices), self.folder.path / "reals.png", columns=GRID_COLUMNS)
+        """What a new run is compared with: a picture of real samples, and the metrics of held-out real ones."""
+        self.picture.draw(self.picture.real, self.folder.path / "reals.png")
         floor, facts = self.evaluator.floor(), self.evaluator.describe_floor()
         self.folder.write_floor(floor, facts)
         self.say(
-            f"floor ({facts['n_floor']:,} real images of {facts['n_floor_sources']:,} held-out ones in place of "
+            f"floor ({facts['n_floor']:,} real samples of {facts['n_floor_sources']:,} held-out ones in place of "
             f"{self.evaluator.num_fakes:,} fakes): {metric_text(floor)}"
         )
 
     def announce(self) -> None:
         trainer, options = self.trainer, self.options
         verb = "starting" if self.is_new else f"resuming at {trainer.images_seen / 1000:.1f} kimg"
-        images = f"{len(trainer.train_set):,} {options.data} images"
+        images = f"{len(trainer.train_set):,} {options.data} samples"
         self.say(f"{options.preset}: {PRESETS[options.preset].summary}")
         self.say(
             f"{verb} in {self.folder.path}, to {options.kimg} kimg of {images}; "
@@ -229,13 +222,20 @@ class Session:
         return self.elapsed_before_s + time.monotonic() - self.started
 
     def latest_losses(self) -> dict[str, float]:
-        latest = self.tick_scalars[-1]
-        return {"G": float(latest["loss_generator"]), "D": float(latest["loss_discriminator"])}
+        """Of the newest step in which a player had a turn."""
+        latest: dict[str, float] = {}
+        for player, name in (("G", "loss_generator"), ("D", "loss_discriminator")):
+            value = next((scalars[name] for scalars in reversed(self.tick_scalars) if name in scalars), None)
+            latest |= {} if value is None else {player: float(value)}
+        return latest
 
     def mean_scalars(self) -> dict[str, float]:
-        if not self.tick_scalars:
-            return {}
-        return {name: float(torch.stack([s[name] for s in self.tick_scalars]).mean()) for name in self.tick_scalars[0]}
+        """The mean of each scalar over the steps since the last tick that have it."""
+        values: dict[str, list[Tensor]] = {}
+        for scalars in self.tick_scalars:
+            for name, value in scalars.items():
+                values.setdefault(name, []).append(value)
+        return {name: float(torch.stack(of_one).mean()) for name, of_one in values.items()}
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:
@@ -244,8 +244,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         "dataset": {"name": trainer.dataset.name, **trainer.dataset.built},
         "generator": {
             "parameters": parameter_count(trainer.generator),
-            "map_channels": trainer.generator.map_channels,
-            "widths": trainer.generator.widths,
+            **trainer.generator.sizes(),
         },
         "discriminator": {
             "parameters": parameter_count(trainer.discriminator),
@@ -312,7 +311,7 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
     for name in ("generator", "discriminator"):
         size = f"{networks[name]['parameters']:,} parameters, widths {networks[name]['widths']}"
         print_line(console, f"{name}: {size}")
-    counts = f"{len(dataset.train):,} training and {len(dataset.test):,} held-out images"
+    counts = f"{len(dataset.train):,} training and {len(dataset.test):,} held-out samples"
     print_line(console, f"data: {counts}, {dataset.built}")
     print_line(console, estimate(trainer))
 
@@ -324,7 +323,7 @@ def estimate(trainer: Trainer) -> str:
     for _ in range(MEASURED_STEPS):
         trainer.step()
     step_s = (time.monotonic() - start) / MEASURED_STEPS
-    evaluator = Evaluator(trainer.dataset, device=trainer.options.device)
+    evaluator = trainer.kind.evaluator(trainer.dataset, trainer.options.features, trainer.options.device)
     start = time.monotonic()
     evaluator.evaluate(trainer.sampler("metrics"))
     tick_s = time.monotonic() - start

@@ -9,19 +9,29 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from sgan.config import BACKENDS, PRESETS, Options, resolve
+from sgan.config import BACKENDS, Options, parse_option, resolve
+from sgan.presets import PRESETS
 
 __all__ = ["main"]
 
+LIST_WIDTH = 180
+
 
 def print_presets(console: Console) -> None:
-    """The table of presets."""
-    table = Table("preset", "what it is", "data", "G", "D")
+    """The table of presets, wide enough for every name where no terminal wraps it."""
+    if not console.is_terminal:
+        console = Console(width=LIST_WIDTH)
+    table = Table(
+        Column("preset", no_wrap=True), "system", "what it is", "data", "networks", "loss", "kimg", "published"
+    )
     for name, preset in PRESETS.items():
-        options = resolve(name)
-        table.add_row(name, preset.summary, options.data, options.generator_group, options.discriminator_group)
+        options = Options(preset=name, **preset.changes)
+        networks = " + ".join(dict.fromkeys((options.generator, options.discriminator)))
+        loss = options.loss if options.head == "score" else f"{options.loss}, {options.head}"
+        length = f"{options.kimg:,}"
+        table.add_row(name, preset.system, preset.summary, options.data, networks, loss, length, preset.published)
     console.print(table)
 
 
@@ -60,21 +70,37 @@ def check_backend(name: str, device: str) -> None:
 @click.option(
     "--data",
     metavar="NAME|PATH",
-    help="Embedded data set (digits-rotated, ...), .npz file, folder of IDX files, or folder of images per class. "
+    help="Embedded data set (digits-rotated, toy-c4, ...), or a file or folder of yours: .npz, MNIST's IDX, RotMNIST's "
+    ".amat, CIFAR-10, LYSTO's .h5, Food-101, pix2pix pairs, a folder or .zip of images per class; rotated:PATH turns "
+    "the images. "
     "[default: the preset's]",
 )
+@click.option("--resolution", type=click.IntRange(min=1), metavar="N", help="Bring images to N x N pixels.")
 @click.option("--subset", type=float, metavar="FRACTION", help="Train on this fraction of the images, in (0, 1].")
 @click.option(
     "--kimg",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"Length in thousands of real images shown to D; may grow later. [default: {Options.kimg}]",
+    help="Length in thousands of real images shown to D; may grow later. [default: the preset's]",
 )
 @click.option(
     "--tick",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"Metrics, grid and snapshot every so many kimg. [default: {Options.tick}]",
+    help="Metrics, grid and snapshot every so many kimg. [default: the preset's]",
+)
+@click.option(
+    "--width",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="FACTOR",
+    help="Multiply the widths of both networks: 0.25 makes published ones fit a laptop.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other option, such as loss=hinge or batch=16; --dry-run shows all. May be repeated.",
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of everything random. [default: 0]")
 @click.option(
@@ -88,7 +114,9 @@ def check_backend(name: str, device: str) -> None:
     "--dry-run", is_flag=True, help="Print the options, the networks' sizes and the time it would take; write nothing."
 )
 @click.option("--list", "list_presets", is_flag=True, help="List the presets and exit.")
-def main(preset: str, outdir: Path | None, dry_run: bool, list_presets: bool, **overrides: Any) -> None:
+def main(
+    preset: str, outdir: Path | None, dry_run: bool, list_presets: bool, settings: tuple[str, ...], **overrides: Any
+) -> None:
     """Train a structure-preserving GAN. Without options: rotation-equivariant G and invariant D on real handwritten
     digits, about seven minutes on two CPU cores.
 
@@ -101,6 +129,8 @@ def main(preset: str, outdir: Path | None, dry_run: bool, list_presets: bool, **
       python -m sgan.train
       python -m sgan.train --preset digits-cnn
       python -m sgan.train --data path/to/folder --kimg 500 --outdir runs/mine --device cuda
+      python -m sgan.train --preset rotmnist-c4 --data rotated:path/to/mnist --width 0.25 --kimg 100 --tick 10
+      python -m sgan.train --preset mnist-hinge --data path/to/mnist --set head=san --set penalty=r1
     """
     console = Console()
     if list_presets:
@@ -111,7 +141,8 @@ def main(preset: str, outdir: Path | None, dry_run: bool, list_presets: bool, **
     from sgan.session import Interrupted, preview, train
 
     try:
-        options = resolve(preset, **overrides)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        options = resolve(preset, **given, **dict(map(parse_option, settings)))
         check_device(options.device)
         if options.backend is not None:
             check_backend(options.backend, options.device)

@@ -54,7 +54,7 @@ def test_a_killed_run_leaves_no_line_twice(
             file.write(path.read_text()[:cut])
     train(options, tmp_path)
     lines = kimg_lines(tmp_path)
-    assert len(lines) == 6
+    assert len(lines) == 9
     assert all(kimg == [0, 1] for kimg in lines.values()), lines
 
 
@@ -64,7 +64,7 @@ def stub_step(do: Callable[[Trainer], None], loss: float = 1.0) -> Callable[[Tra
     def step(self: Trainer) -> dict[str, torch.Tensor]:
         do(self)
         self.images_seen += self.images_per_step
-        return dict.fromkeys(("loss_generator", "loss_discriminator", "r1"), torch.tensor(loss))
+        return dict.fromkeys(("loss_generator", "loss_discriminator", "penalty"), torch.tensor(loss))
 
     return step
 
@@ -219,6 +219,6 @@ def test_the_estimate_counts_steps_and_ticks(tiny: Options, monkeypatch: pytest.
     trainer = Trainer(options, load_dataset(options.data, subset=options.subset))
     monkeypatch.setattr("sgan.session.time.monotonic", lambda: now)
     monkeypatch.setattr(Trainer, "step", stub_step(lambda trainer: pass_time(1)))
-    monkeypatch.setattr("sgan.session.Evaluator.evaluate", lambda self, generate: pass_time(5))
+    monkeypatch.setattr("sgan.metrics.Evaluator.evaluate", lambda self, generate: pass_time(5))
     text = estimate(trainer)
     assert text.startswith("estimated cost: 8 steps of 1000 ms (250 images/s) and 3 ticks of 5.0 s: 0m 23s")

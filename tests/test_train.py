@@ -52,7 +52,8 @@ def copied(run: Path, to: Path) -> Path:
 
 def test_a_run_writes_every_file(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    metrics = {f"metric-{kind}_digits.jsonl" for kind in ("fid", "precision", "recall", "density", "coverage")}
+    kinds = ("fid", "kid", "precision", "recall", "density", "coverage", "is", "mis")
+    metrics = {f"metric-{kind}_digits.jsonl" for kind in kinds}
     grids = {"reals.png", *(f"fakes{kimg:06d}.png" for kimg in range(3))}
     snapshots = {f"network-snapshot-{kimg:06d}.safetensors" for kimg in range(3)}
     others = {"training_options.json", "log.txt", "stats.jsonl", "floor.json", "training-state.safetensors"}
@@ -74,7 +75,7 @@ def test_json_files_hold_what_they_promise(tiny: Options, finished: Path) -> Non
         assert (finished / line["snapshot"]).exists()
     stats = read_json_lines(finished / "stats.jsonl")
     assert [line["images"] for line in stats] == [0, 1000, 2000]
-    assert {"loss_generator", "loss_discriminator", "r1", "images_per_s", "elapsed_s"} <= stats[1].keys()
+    assert {"loss_generator", "loss_discriminator", "penalty", "images_per_s", "elapsed_s"} <= stats[1].keys()
     floor = json.loads((finished / "floor.json").read_text())
     assert 0 < floor["results"]["fid_digits"] < metric[0]["results"]["fid_digits"]
 
@@ -195,7 +196,7 @@ def test_a_state_of_other_networks_is_named(tiny: Options, finished: Path, tmp_p
 
 
 def test_divergence_is_an_error(tiny: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nan = {name: torch.tensor(float("nan")) for name in ("loss_generator", "loss_discriminator", "r1")}
+    nan = {name: torch.tensor(float("nan")) for name in ("loss_generator", "loss_discriminator", "penalty")}
 
     def diverging(self: Trainer) -> dict[str, torch.Tensor]:
         self.images_seen += 1000
