@@ -11,7 +11,10 @@ from cases import GROUPS, integers
 from torch import Tensor, nn
 
 import gconv
+from sgan.blocks import AnalysisBlock
+from sgan.config import resolve
 from sgan.discriminators import Discriminator
+from sgan.trainer import build_discriminator
 
 C4 = gconv.CyclicGroup(4)
 LIFT = gconv.nn.LiftingConv2d(1, 2, 3, group=C4)
@@ -204,8 +207,9 @@ def test_a_container_is_converted_once_for_every_order_that_it_meets() -> None:
 
 
 def test_a_discriminator_converts() -> None:
-    model = Discriminator(group=gconv.DihedralGroup(4), resolution=14, channels=1, num_classes=3, width=1 / 32).eval()
-    planar = gconv.to_planar(model, containers=[Discriminator])
+    shape = {"resolution": 14, "channels": 1, "num_classes": 3}
+    model = build_discriminator(resolve("digits-d4", width=1 / 8), **shape).eval()
+    planar = gconv.to_planar(model, containers=[Discriminator, AnalysisBlock])
     x, labels = torch.randn(4, 1, 14, 14), torch.tensor([0, 1, 2, 0])
     torch.testing.assert_close(planar(x, labels), model(x, labels))
     assert not any(isinstance(part, LAYERS) for part in planar.modules())
