@@ -106,6 +106,7 @@ def test_a_network_keeps_the_fast_layout(backend: str) -> None:
         gconv.nn.GroupConditionalBatchNorm2d(4, 2),
         gconv.nn.GroupDownsample2d(),
         gconv.nn.GroupDownsample2d("blur"),
+        gconv.nn.GroupDownsample2d("max"),
         gconv.nn.GroupUpsample2d(),
     ]
     x = torch.randn(2, 1, 8, 8)
@@ -257,7 +258,7 @@ def test_bad_layers_are_refused(
             r"GroupPool: subgroup must .*, got \[0, 1\]",
         ),
         (lambda: gconv.nn.GroupUpsample2d("area"), ValueError, "GroupUpsample2d: mode must be one of .*, got 'area'"),
-        (lambda: gconv.nn.GroupDownsample2d("max"), ValueError, "GroupDownsample2d: mode must be one of .*, got 'max'"),
+        (lambda: gconv.nn.GroupDownsample2d("min"), ValueError, "GroupDownsample2d: mode must be one of .*, got 'min'"),
     ],
 )
 def test_bad_pools_and_resamplers_are_refused(
