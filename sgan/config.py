@@ -151,9 +151,9 @@ class Options:
             self._require(name, "finite and >= 0", 0 <= getattr(self, name) < math.inf)
         for name in ("beta1", "beta2"):
             self._require(name, "in [0, 1)", 0 <= getattr(self, name) < 1)
-        ends = (self.decay_from, self.decay_to)
-        decays = None not in ends and 0 <= self.decay_from < self.decay_to < math.inf  # type: ignore[operator]
-        self._require("decay_to", "None, as decay_from, or larger and finite", decays or ends == (None, None))
+        start, end = self.decay_from, self.decay_to
+        fits = start is end is None if start is None or end is None else 0 <= start < end < math.inf
+        self._require("decay_to", "None, as decay_from, or larger and finite", fits)
         self._require("norm_momentum", "in (0, 1], or None", self.norm_momentum is None or 0 < self.norm_momentum <= 1)
         self._require("subset", "a fraction in (0, 1]", self.subset is None or 0 < self.subset <= 1)
         for name in ("generator_group", "discriminator_group", "augment"):

@@ -34,7 +34,6 @@ __all__ = [
     "act_per_sample",
     "epoch_indices",
     "point_matrices",
-    "sample_latents",
     "stream",
 ]
 
@@ -124,11 +123,6 @@ class LatentLaw:
         if self.component_rule == "uniform" and self.components > 1:
             components = torch.randint(self.components, (count,), generator=rng)
         return Latents(z, labels, elements, components)
-
-
-def sample_latents(labels: Tensor, *, latent_dim: int, group: PlanarGroup, rng: torch.Generator) -> Latents:
-    """Draw z ~ N(0, 1) and a uniform group element for every label: `LatentLaw(latent_dim).sample`."""
-    return LatentLaw(latent_dim).sample(labels, group=group, rng=rng)
 
 
 class LatentMixture(nn.Module):

@@ -12,7 +12,6 @@ from sgan.latents import (
     act_on_points_per_sample,
     act_per_sample,
     epoch_indices,
-    sample_latents,
     stream,
 )
 
@@ -35,7 +34,7 @@ def test_stream_refuses_negative_arguments(seed: int, position: int) -> None:
 def test_elements_are_uniform_and_z_does_not_depend_on_the_group() -> None:
     labels = torch.zeros(4000, dtype=torch.int64)
     drawn = {
-        group.name: sample_latents(labels, latent_dim=3, group=group, rng=stream(0, "latents"))
+        group.name: LatentLaw(3).sample(labels, group=group, rng=stream(0, "latents"))
         for group in (gconv.CyclicGroup(1), gconv.DihedralGroup(4))
     }
     assert torch.equal(drawn["C1"].z, drawn["D4"].z)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sgan.architectures import DISCRIMINATORS, GENERATORS
 from sgan.config import Options, resolve
 from sgan.data import ImageSet, load_dataset
-from sgan.latents import epoch_indices, sample_latents, stream
+from sgan.latents import LatentLaw, epoch_indices, stream
 from sgan.trainer import Trainer, build_discriminator, build_generator, update_average
 
 
@@ -57,7 +57,7 @@ def train_by_hand(trainer: Trainer, steps: int) -> tuple[nn.Module, nn.Module, n
     sigmoid, log, seen = torch.sigmoid, torch.log, 0
 
     def fakes(y: Tensor, purpose: str) -> Tensor:
-        return G(sample_latents(y, latent_dim=64, group=G.group, rng=stream(o.seed, purpose, seen)))
+        return G(LatentLaw(64).sample(y, group=G.group, rng=stream(o.seed, purpose, seen)))
 
     for step in range(1, steps + 1):
         for d_step in (2 * step - 1, 2 * step):

@@ -14,6 +14,7 @@ PIXELS = 3 * 32 * 32
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = "test_batch.bin"
+Batch = tuple[np.ndarray, np.ndarray]
 
 
 def has_cifar_binary(folder: Path) -> bool:
@@ -30,18 +31,17 @@ def read_cifar_binary(folder: Path) -> RawImages:
         ValueError: a file is missing, empty, or no whole number of images, or a label is above 9.
     """
     train = [_read_batch(folder / name) for name in TRAIN]
+    return join_batches(train, _read_batch(folder / TEST), f"CIFAR-10 binary version in {folder.name}")
+
+
+def join_batches(train: list[Batch], test: Batch, source: str) -> RawImages:
+    """The set of these training batches and this held-out one, each (N, 3, 32, 32) uint8 pixels and (N) labels."""
     images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
-    test_images, test_labels = _read_batch(folder / TEST)
-    return RawImages(
-        ImageSet(torch.from_numpy(images), torch.from_numpy(labels)),
-        CLASS_NAMES,
-        ImageSet(torch.from_numpy(test_images), torch.from_numpy(test_labels)),
-        None,
-        {"source": f"CIFAR-10 binary version in {folder.name}"},
-    )
+    kept, held_out = (ImageSet(*map(torch.from_numpy, part)) for part in ((images, labels), test))
+    return RawImages(kept, CLASS_NAMES, held_out, None, {"source": source})
 
 
-def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_batch(path: Path) -> Batch:
     try:
         values = np.fromfile(path, dtype=np.uint8)
     except OSError as error:

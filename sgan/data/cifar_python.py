@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from sgan.data.cifar_binary import CLASS_NAMES, PIXELS, SHAPE
-from sgan.data.dataset import ImageSet, RawImages
+from sgan.data.cifar_binary import CLASS_NAMES, PIXELS, SHAPE, Batch, join_batches
+from sgan.data.dataset import RawImages
 from sgan.data.plain_pickle import read_plain_pickle
 
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -31,18 +30,10 @@ def read_cifar_python(folder: Path) -> RawImages:
             (`sgan.data.plain_pickle`), or data or labels of another type, shape or range.
     """
     train = [_read_batch(folder / name) for name in TRAIN]
-    images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
-    test_images, test_labels = _read_batch(folder / TEST)
-    return RawImages(
-        ImageSet(torch.from_numpy(images), torch.from_numpy(labels)),
-        CLASS_NAMES,
-        ImageSet(torch.from_numpy(test_images), torch.from_numpy(test_labels)),
-        None,
-        {"source": f"CIFAR-10 Python version in {folder.name}"},
-    )
+    return join_batches(train, _read_batch(folder / TEST), f"CIFAR-10 Python version in {folder.name}")
 
 
-def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_batch(path: Path) -> Batch:
     batch = read_plain_pickle(path)
     data, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != PIXELS or not len(data):
