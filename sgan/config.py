@@ -177,6 +177,16 @@ class Options:
         if self.component_rule == "cyclic":
             self._require("batch", f"a multiple of components = {self.components}", self.batch % self.components == 0)
 
+    @property
+    def images_per_step(self) -> int:
+        """Real images that one step shows to D: `d_steps` batches, or the one batch that a threshold's step is."""
+        return self.batch * (self.d_steps if self.schedule == "alternating" else 1)
+
+    @property
+    def steps(self) -> int:
+        """Steps to `kimg`: updates of G, or under a threshold batches, whose updates the players share."""
+        return math.ceil(self.kimg * 1000 / self.images_per_step)
+
     def _require(self, name: str, what: str, holds: bool) -> None:
         if not holds:
             raise ValueError(f"Options: {name} must be {what}, got {getattr(self, name)!r}")

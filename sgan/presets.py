@@ -5,11 +5,16 @@ Published settings are the publications' own where they give them. `<...>` in `d
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["PRESETS", "Preset"]
+__all__ = ["DATA_SHAPES", "PRESETS", "DataShape", "Preset", "gflop_per_kimg", "gflop_text"]
+
+COSTS = Path(__file__).with_name("costs.json")
 
 Changes = Mapping[str, Any]
 
@@ -29,6 +34,17 @@ class Preset:
     system: str = "SP-GAN"
     changes: Changes = field(default_factory=dict)
     published: str = ""
+
+
+class DataShape(NamedTuple):
+    """What a data set's samples are: side length and channels of its images, and its classes.
+
+    Points of the plane are one pixel with two channels, as in `sgan.data.Dataset`.
+    """
+
+    resolution: int
+    channels: int
+    num_classes: int
 
 
 class _Players(NamedTuple):
@@ -291,3 +307,33 @@ PRESETS: dict[str, Preset] = {
     **dict(_deligan()),
     **dict(_deligan_toy()),
 }
+
+# Every `data` of the presets as it was published. A preset's own resolution goes before this one.
+DATA_SHAPES: dict[str, DataShape] = {
+    "digits-rotated": DataShape(28, 1, 10),
+    "digits-rotated-mirrored": DataShape(28, 1, 10),
+    "rotated:<mnist>": DataShape(28, 1, 10),
+    "<mnist>": DataShape(28, 1, 10),
+    "<rotmnist>": DataShape(28, 1, 10),
+    "<anhir>": DataShape(64, 3, 5),
+    "<lysto.h5>": DataShape(299, 3, 3),
+    "<cifar10>": DataShape(32, 3, 10),
+    "<food101>": DataShape(64, 3, 101),
+    "<sketches>": DataShape(32, 3, 250),
+    "<maps>": DataShape(256, 3, 1),
+    "toy-c4": DataShape(1, 2, 1),
+    "deligan-bimodal": DataShape(1, 2, 1),
+}
+
+
+def gflop_per_kimg() -> dict[str, float]:
+    """10^9 floating-point operations per thousand real images shown to D, by preset, as `sgan.cost` counted them."""
+    costs: dict[str, float] = json.loads(COSTS.read_text())
+    return costs
+
+
+def gflop_text(gflop: float) -> str:
+    """A number in three digits or more: "0.00117", "35.2", "12,300"."""
+    rounded = float(f"{gflop:.3g}")
+    decimals = 2 - math.floor(math.log10(rounded)) if rounded > 0 else 0
+    return f"{rounded:,.{max(0, decimals)}f}"

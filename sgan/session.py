@@ -14,8 +14,9 @@ from rich.table import Table
 from torch import Tensor
 
 from sgan.config import Options
+from sgan.cost import flop_per_kimg
 from sgan.data import Dataset, load_dataset
-from sgan.presets import PRESETS
+from sgan.presets import PRESETS, gflop_text
 from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
 from sgan.trainer import Trainer, parameter_count
@@ -215,7 +216,7 @@ class Session:
 
     def images_per_s(self) -> float:
         """Real images per second of training steps since the last tick, metrics not counted."""
-        images = len(self.tick_scalars) * self.trainer.images_per_step
+        images = len(self.tick_scalars) * self.options.images_per_step
         return images / self.tick_step_s if images else 0.0
 
     def elapsed_s(self) -> float:
@@ -317,19 +318,24 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
 
 
 def estimate(trainer: Trainer) -> str:
-    """A sentence about time, from a few measured steps and one measured evaluation."""
-    trainer.step()
+    """Sentences about time and operations, from a counted step, a few measured ones and one measured evaluation."""
+    options = trainer.options
+    per_kimg = flop_per_kimg(trainer, *trainer.next_real_batch())
     start = time.monotonic()
     for _ in range(MEASURED_STEPS):
         trainer.step()
     step_s = (time.monotonic() - start) / MEASURED_STEPS
-    evaluator = trainer.kind.evaluator(trainer.dataset, trainer.options.features, trainer.options.device)
+    evaluator = trainer.kind.evaluator(trainer.dataset, options.features, options.device)
     start = time.monotonic()
     evaluator.evaluate(trainer.sampler("metrics"))
     tick_s = time.monotonic() - start
-    steps = -(-trainer.options.kimg * 1000 // trainer.images_per_step)
-    ticks = 1 + -(-trainer.options.kimg // trainer.options.tick)
+    images_per_s = options.images_per_step / step_s
+    fourier, dense = (flop / 1e9 for flop in per_kimg)
+    ticks = 1 + -(-options.kimg // options.tick)
     return (
-        f"estimated cost: {steps:,} steps of {step_s * 1000:.0f} ms ({trainer.images_per_step / step_s:.0f} images/s) "
-        f"and {ticks} ticks of {tick_s:.1f} s: {duration(steps * step_s + ticks * tick_s)} on this machine"
+        f"estimated cost: {options.steps:,} steps of {step_s * 1000:.0f} ms ({images_per_s:.0f} images/s) "
+        f"and {ticks} ticks of {tick_s:.1f} s: {duration(options.steps * step_s + ticks * tick_s)} on this machine\n"
+        f"counted cost: {gflop_text(fourier)} GFLOP per kimg with group convolutions in group-Fourier form, "
+        f"{gflop_text(fourier * images_per_s / 1000)} GFLOP/s of it on this machine; "
+        f"{gflop_text(dense)} GFLOP per kimg as dense filter banks"
     )

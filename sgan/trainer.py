@@ -165,10 +165,6 @@ class Trainer:
         """Thousands of real images shown to the discriminator, rounded down."""
         return self.images_seen // 1000
 
-    @property
-    def images_per_step(self) -> int:
-        return self.options.batch * (1 if self.threshold else self.options.d_steps)
-
     def step(self) -> dict[str, Tensor]:
         """The updates of one generator step, or of one batch if a threshold decides, and one average.
 
@@ -194,14 +190,14 @@ class Trainer:
         threshold.begin_batch()
         scalars: dict[str, Tensor] = {}
         for update in range(threshold.UPDATES):
-            if threshold.generator_moves(float(self._evaluated_generator_loss(real, condition, update))):
+            if threshold.generator_moves(float(self.evaluated_generator_loss(real, condition, update))):
                 scalars |= self.step_generator(real, condition, update)
             else:
                 scalars |= self.step_discriminator(real, condition, update)
         return scalars
 
     @torch.no_grad()
-    def _evaluated_generator_loss(self, real: Tensor, condition: Tensor, update: int) -> Tensor:
+    def evaluated_generator_loss(self, real: Tensor, condition: Tensor, update: int = 0) -> Tensor:
         """L_G of the latents that the generator would train on, with both players in evaluation mode."""
         players = (self.generator, self.discriminator)
         for player in players:
@@ -351,7 +347,7 @@ class Trainer:
         if self.options.ema_kimg is None:
             return 0.0
         half_life = min(self.options.ema_kimg * 1000, EMA_RAMP_UP * self.images_seen)
-        return math.pow(0.5, self.images_per_step / half_life)
+        return math.pow(0.5, self.options.images_per_step / half_life)
 
 
 @contextmanager

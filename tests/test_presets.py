@@ -25,7 +25,7 @@ from writers import (
 from sgan.config import Options, resolve
 from sgan.data import load_dataset
 from sgan.kinds import KINDS, kind_of
-from sgan.presets import PRESETS
+from sgan.presets import DATA_SHAPES, PRESETS
 from sgan.trainer import Trainer
 
 
@@ -122,7 +122,11 @@ def test_two_steps_of_every_preset(preset: str, written: dict[str, str]) -> None
     data = str(PRESETS[preset].changes.get("data", Options.data))
     for placeholder, path in written.items():
         data = data.replace(placeholder, path)
-    trainer = two_steps(tiny(preset, data))
+    options = tiny(preset, data)
+    trainer = two_steps(options)
+    shape = DATA_SHAPES[str(PRESETS[preset].changes.get("data", Options.data))]
+    assert trainer.dataset.resolution == (options.resolution or shape.resolution)
+    assert trainer.dataset.channels == shape.channels
     part, chosen = trainer.train_set, torch.arange(4)
     samples = trainer.sampler("test")(trainer.kind.condition(part, chosen))
     assert samples.shape == part.batch(chosen).shape

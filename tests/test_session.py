@@ -15,7 +15,9 @@ import torch
 from click.testing import CliRunner
 
 from sgan.config import Options
+from sgan.cost import flop_per_kimg
 from sgan.data import load_dataset
+from sgan.presets import gflop_text
 from sgan.runs import ChangedOptions, RunFolder, read_json_lines
 from sgan.session import Interrupted, estimate, train
 from sgan.train import main
@@ -63,7 +65,7 @@ def stub_step(do: Callable[[Trainer], None], loss: float = 1.0) -> Callable[[Tra
 
     def step(self: Trainer) -> dict[str, torch.Tensor]:
         do(self)
-        self.images_seen += self.images_per_step
+        self.images_seen += self.options.images_per_step
         return dict.fromkeys(("loss_generator", "loss_discriminator", "penalty"), torch.tensor(loss))
 
     return step
@@ -222,3 +224,7 @@ def test_the_estimate_counts_steps_and_ticks(tiny: Options, monkeypatch: pytest.
     monkeypatch.setattr("sgan.metrics.Evaluator.evaluate", lambda self, generate: pass_time(5))
     text = estimate(trainer)
     assert text.startswith("estimated cost: 8 steps of 1000 ms (250 images/s) and 3 ticks of 5.0 s: 0m 23s")
+    fourier, dense = (flop / 1e9 for flop in flop_per_kimg(trainer, *trainer.next_real_batch()))
+    assert f"counted cost: {gflop_text(fourier)} GFLOP per kimg" in text
+    assert f"{gflop_text(fourier / 4)} GFLOP/s" in text  # 250 images of a thousand
+    assert text.endswith(f"{gflop_text(dense)} GFLOP per kimg as dense filter banks")
