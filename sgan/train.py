@@ -9,30 +9,12 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Column, Table
 
-from sgan.config import BACKENDS, Options, parse_option, resolve
+from sgan.config import BACKENDS, parse_option, resolve
+from sgan.listing import print_presets
 from sgan.presets import PRESETS
 
 __all__ = ["main"]
-
-LIST_WIDTH = 180
-
-
-def print_presets(console: Console) -> None:
-    """The table of presets, wide enough for every name where no terminal wraps it."""
-    if not console.is_terminal:
-        console = Console(width=LIST_WIDTH)
-    table = Table(
-        Column("preset", no_wrap=True), "system", "what it is", "data", "networks", "loss", "kimg", "published"
-    )
-    for name, preset in PRESETS.items():
-        options = Options(preset=name, **preset.changes)
-        networks = " + ".join(dict.fromkeys((options.generator, options.discriminator)))
-        loss = options.loss if options.head == "score" else f"{options.loss}, {options.head}"
-        length = f"{options.kimg:,}"
-        table.add_row(name, preset.system, preset.summary, options.data, networks, loss, length, preset.published)
-    console.print(table)
 
 
 def check_device(name: str) -> None:
