@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import platform
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 import gconv
 from gconv import backends, build
+from gconv.backends.triton import launch
 
 
 def report() -> Table:
@@ -20,21 +22,33 @@ def report() -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("python, torch", f"{platform.python_version()}, {torch.__version__}")
-    probe = torch.zeros(1)
     for name in backends.BACKENDS:
-        reason = backends.unavailable(name, probe)
+        reason = backends.unavailable(name, _probe(name))
         table.add_row(f"backend {name}", f"missing: {reason}" if reason else _present(name))
-    table.add_row("backend triton", "missing: not written yet")
     table.add_row("backend cuda", "missing: not written yet")
     table.add_row("compiler", str(info.get("compiler") or "none found at build time"))
     table.add_row("OpenMP", "yes" if info.get("openmp") else "no: the cpu backend runs on one thread")
     table.add_row("nvcc", str(info.get("nvcc") or f"no: {info.get('cuda_missing_reason') or 'not found'}"))
-    table.add_row("triton package", "yes" if find_spec("triton") else "no")
+    table.add_row("triton package", _version("triton"))
     table.add_row("devices", ", ".join(_devices()))
     return table
 
 
+def _probe(name: str) -> Tensor:
+    """A tensor of the kind that the backend is for."""
+    return torch.zeros(1, device="cuda" if name == "triton" and torch.cuda.is_available() else "cpu")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "no"
+
+
 def _present(name: str) -> str:
+    if name == "triton":
+        return "yes, in its interpreter: slow, for tests" if launch.interpreted() else "yes"
     if name != "cpu":
         return "yes"
     native = build.native()

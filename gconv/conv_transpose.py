@@ -49,7 +49,8 @@ def group_conv_transpose2d(
         padding: rows and columns cut from every side of the output.
         output_padding: rows and columns added at the bottom and the right only, less than stride. Exactly equivariant
             iff it is 0, or the group moves no axis.
-        backend: "reference", "dense" or "cpu"; None lets gconv choose, as for the input gradient of group_conv2d.
+        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose, as for the input gradient of
+            group_conv2d.
 
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout, with

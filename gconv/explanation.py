@@ -138,6 +138,6 @@ def _runs_as(work: Work, group: PlanarGroup, backend: str) -> str:
     if work.step == "input_grad" and work.stride > 1:  # zeros between the pixels may cost what the irreps save
         return runs_as
     saving = lattice.order**2 / sum(irrep.multiplications for irrep in lattice.irreps)
-    saves = work.operation == "group_conv2d" and backend == "cpu" and saving > 1
+    saves = work.operation == "group_conv2d" and backend in ("cpu", "triton") and saving > 1
     multiplications = f"{saving:.3g} times fewer multiplications than" if saves else "as many multiplications as"
     return f"{runs_as}: {multiplications} its dense bank"

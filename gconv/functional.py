@@ -52,7 +52,7 @@ def lifting_conv2d(
         dilation: positive step between the taps of a filter, as torch's. Above 1 only on "dense".
         groups: as torch's: blocks of channels that do not mix; weight is then (C_out, C_in / groups, K, K). Above 1
             only on "dense".
-        backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
+        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout, with
@@ -96,11 +96,13 @@ def group_conv2d(
         stride: positive step between outputs; exactness as in :func:`lifting_conv2d`.
         padding: zeros added on every side.
         dilation, groups: as in :func:`lifting_conv2d`; weight has C_in / groups input channels.
-        backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
+        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout. Gradients of every order exist. The
-        cpu backend sums and subtracts orientations, so an infinity may come out as NaN where a bank gives infinity.
+        cpu and triton backends sum and subtract orientations, so an infinity may come out as NaN where a bank gives
+        infinity, or a number. triton does so in x's dtype: in float16 numbers above 65504 / |G| may overflow, those of
+        the output's gradient too.
 
     Raises:
         TypeError: not tensors, integer or mixed dtypes, an option not an int.
@@ -127,7 +129,7 @@ def group_pool(
         group: the group of the map.
         mode: "max" or "mean". Ties of "max" take the first member in value and gradient; NaN propagates.
         subgroup: element indices closed under the product; None pools over the whole group.
-        backend: "reference", "dense" or "cpu"; None lets gconv choose (see :func:`explain`).
+        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C, H, W) in torch.channels_last layout, or with ``subgroup`` (N, C, |G/H|, H, W) over the left cosets

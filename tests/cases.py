@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 import gconv
-from gconv import backends
+from gconv import backends, cosets
 
 Pair = tuple[tuple[str, Any], tuple[str, Any]]
 
 GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")
 OPERATIONS = ("lifting_conv2d", "group_conv2d")
-BACKENDS = tuple(name for name in backends.BACKENDS if backends.unavailable(name, torch.zeros(1)) is None)
+GPU_BACKENDS = ("triton",)  # tests/test_gpu.py: on the CPU they run in an interpreter, far too slow for the other tests
+BACKENDS = tuple(
+    name
+    for name in backends.BACKENDS
+    if name not in GPU_BACKENDS and backends.unavailable(name, torch.zeros(1)) is None
+)
 
 # Every value is here for a reason: 1 and 2 are the borders of windows, 7 and 13 are primes, 8 and 16 fill vectors and
 # tiles exactly, 33 and 17 are one past them; 3 and 5 leave remainders of every vector.
@@ -71,7 +76,7 @@ class Case:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        return (self.c_out, self.c_in, *self.group_axis, self.size, self.size)
+        return cosets.filter_shape(self.c_out, self.x_shape, self.size, self.planar_group)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -141,10 +146,12 @@ def _random_cases(rng: random.Random, fixed: dict[str, Any]) -> Iterator[Case]:
             yield case
 
 
-def three_maps(case: Case, x: Tensor, weight: Tensor, grad_out: Tensor, backend: str) -> dict[str, Tensor]:
-    """The convolution without bias and its two gradients."""
+def three_maps(
+    case: Case, x: Tensor, weight: Tensor, grad_out: Tensor, backend: str, bias: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The convolution, with or without bias, and its two gradients."""
     return {
-        "forward": case.run(x, weight, None, backend),
+        "forward": case.run(x, weight, bias, backend),
         "input_grad": case.input_grad(grad_out, weight, backend),
         "weight_grad": case.weight_grad(x, grad_out, backend),
     }
@@ -161,3 +168,32 @@ def rounding_bound(terms: int, magnitude: Tensor, dtype: torch.dtype) -> Tensor:
     than 6 eps S.
     """
     return (2 * terms**0.5 + 6) * torch.finfo(dtype).eps * magnitude
+
+
+def bounds(case: Case, magnitudes: dict[str, Tensor], backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The rounding bound of each map of :func:`three_maps`, which ``magnitudes`` are for the absolute values.
+
+    A direct sum has one product per pair of group elements. The transform leaves one per row of the largest irrep,
+    which has two, and spreads their rounding over the group axis of the result. Taps on the padding add exact zeros.
+
+    Half precision is summed in float32, but an operand may be rounded after each of its transform's three levels and
+    before it is multiplied: eight roundings of at most S eps / 2 in both. The way back takes them times the sum over
+    irreps of d^3 / |G|, at most 3 / 2, and the result is rounded once: 13 roundings, less than 7 eps S.
+    """
+    order = case.planar_group.order
+    transformed = backend in ("cpu", "triton") and not case.lifting
+    per_tap = 2 * case.planar_group.coset_count if transformed else order
+    pixels = case.batch * min(case.output_shape[-2], case.height) * min(case.output_shape[-1], case.width)
+    terms = {
+        "forward": case.size**2 * case.c_in * (1 if case.lifting else per_tap),
+        "input_grad": case.size**2 * case.c_out * per_tap,
+        "weight_grad": pixels * per_tap,
+    }
+    half = dtype in (torch.float16, torch.bfloat16)
+    found = {}
+    for name, value in magnitudes.items():
+        spread = value.sum(2, keepdim=True).expand_as(value) if transformed else value
+        found[name] = rounding_bound(terms[name], spread, torch.float32 if half else dtype)
+        if half:
+            found[name] += 7 * torch.finfo(dtype).eps * spread
+    return found

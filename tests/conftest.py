@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
 
-from sgan.config import Options
-from sgan.data import load_dataset
-from sgan.grids import first_of_each
+if TYPE_CHECKING:
+    from sgan.config import Options
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,6 +27,10 @@ def _same_start() -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Options:
     """Options of a run of a second: 40 real digits, cut to 14 x 14, and networks of a few channels."""
+    from sgan.config import Options  # here: what gconv's tests need, where sgan's packages may be missing, is torch
+    from sgan.data import load_dataset
+    from sgan.grids import first_of_each
+
     digits = load_dataset("digits").train
     few = first_of_each(digits.labels, 10, 4)
     path = tmp_path_factory.mktemp("data") / "few.npz"

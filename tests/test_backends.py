@@ -9,40 +9,18 @@ from cases import (
     OPERATIONS,
     Case,
     all_pairs,
+    bounds,
     integers,
     pairs,
     pairwise_cases,
-    rounding_bound,
     three_maps,
 )
-from torch import Tensor
 
 from gconv import build
 
 CASES = pairwise_cases(300)
 CHUNKS = [CASES[first::10] for first in range(10)]
 PERTURBATION = 1e-4
-
-
-def bounds(case: Case, magnitudes: dict[str, Tensor], backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The rounding bound of each map.
-
-    A direct sum has one product per pair of group elements. The transform leaves one per row of the largest irrep,
-    which has two, and spreads their rounding over the group axis of the result. Taps on the padding add exact zeros.
-    """
-    order = case.planar_group.order
-    transformed = backend == "cpu" and not case.lifting
-    per_tap = 2 if transformed else order
-    pixels = case.batch * min(case.output_shape[-2], case.height) * min(case.output_shape[-1], case.width)
-    terms = {
-        "forward": case.size**2 * case.c_in * (1 if case.lifting else per_tap),
-        "input_grad": case.size**2 * case.c_out * per_tap,
-        "weight_grad": pixels * per_tap,
-    }
-    return {
-        name: rounding_bound(terms[name], value.sum(2, keepdim=True).expand_as(value) if transformed else value, dtype)
-        for name, value in magnitudes.items()
-    }
 
 
 def test_the_cases_cover_every_pair_of_values() -> None:

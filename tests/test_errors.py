@@ -49,8 +49,16 @@ ANY_CONVOLUTION: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"bias": image()}, ValueError, r"bias must be \(4,\), got \(\)"),
     ({"bias": image(4, dtype=torch.float64)}, TypeError, "bias must have x's dtype torch.float32, got torch.float64"),
     ({"bias": image(4).to("meta")}, ValueError, "bias must be on x's device cpu, got meta"),
-    ({"backend": "cuda"}, ValueError, "backend must be None or one of 'reference', 'dense', 'cpu', got 'cuda'"),
-    ({"backend": "auto"}, ValueError, "backend must be None or one of 'reference', 'dense', 'cpu', got 'auto'"),
+    (
+        {"backend": "cuda"},
+        ValueError,
+        "backend must be None or one of 'reference', 'dense', 'cpu', 'triton', got 'cuda'",
+    ),
+    (
+        {"backend": "auto"},
+        ValueError,
+        "backend must be None or one of 'reference', 'dense', 'cpu', 'triton', got 'auto'",
+    ),
     ({"backend": 1}, ValueError, "backend must be None or one of .*, got 1"),
 ]
 OF_LIFTING: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -108,7 +116,7 @@ OF_POOL: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"subgroup": 2}, TypeError, "subgroup must be None or a sequence of ints, got 2"),
     ({"subgroup": "02"}, TypeError, "subgroup must be None or a sequence of ints, got '02'"),
     ({"subgroup": [0.0]}, TypeError, r"subgroup must be None or a sequence of ints, got \[0.0\]"),
-    ({"backend": "triton"}, ValueError, "backend must be None or one of .*, got 'triton'"),
+    ({"backend": "cuda"}, ValueError, "backend must be None or one of .*, got 'cuda'"),
 ]
 BAD = [
     *(("lifting_conv2d", *entry) for entry in ANY_CONVOLUTION + OF_LIFTING),

@@ -26,7 +26,7 @@ from gconv import backends, build
 from gconv.backends.filter_cache import FilterCache
 
 C4 = gconv.CyclicGroup(4)
-PACKING = [name for name in BACKENDS if name != "reference"]
+PACKING = [name for name in BACKENDS if backends.BACKENDS[name] in backends.PACKING]
 LAYERS = (gconv.nn.LiftingConv2d, gconv.nn.GroupConv2d)
 Layer = gconv.nn.LiftingConv2d | gconv.nn.GroupConv2d
 

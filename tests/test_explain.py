@@ -18,6 +18,14 @@ from gconv import backends, build
 
 
 @pytest.fixture
+def without_triton(monkeypatch: pytest.MonkeyPatch) -> str:
+    """As on a machine without a GPU, with or without triton; gives the reason."""
+    reason = "not here"
+    monkeypatch.setattr(backends.triton_backend, "missing", lambda x: reason)
+    return reason
+
+
+@pytest.fixture
 def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """As after an install on a machine without a compiler; gives the recorded reason."""
     reason = "no C++17 compiler was found"
@@ -120,17 +128,17 @@ def test_a_named_backend_runs_in_both_directions(operation: str, backend: str, m
     assert ran == [[backend], [backend]]
 
 
-def test_explanations_read_well() -> None:
+def test_explanations_read_well(without_triton: str) -> None:
     case, x, weight = operands("group_conv2d")
     lines = str(gconv.explain("group_conv2d", x.to("meta"), weight.to("meta"), group=case.planar_group)).splitlines()
     reason = "cpu cannot run: it runs on CPU tensors, and x is on meta"
     assert lines[0] == f"group_conv2d: dense ({reason})"
     assert lines[1:3] == [f"  input_grad: dense ({reason})", f"  weight_grad: dense ({reason})"]
-    assert lines[3:] == [f"  {reason}"]
+    assert lines[3:] == [f"  {reason}", f"  triton cannot run: {without_triton}"]
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the native module was not built: python -m gconv says why")
-def test_explanations_compare_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explanations_compare_the_times(monkeypatch: pytest.MonkeyPatch, without_triton: str) -> None:
     case, x, weight = operands("group_conv2d")
     monkeypatch.setattr(backends, "predicted_ratio", lambda work: 0.5 if work.step == "input_grad" else 2.5)
     table = "by the table that bench/tune.py measured"
@@ -138,6 +146,7 @@ def test_explanations_compare_the_times(monkeypatch: pytest.MonkeyPatch) -> None
         f"group_conv2d: cpu (dense would take 2.5 times as long, {table})",
         f"  input_grad: dense (cpu may take 2 times as long, {table})",
         f"  weight_grad: cpu (dense would take 2.5 times as long, {table})",
+        f"  triton cannot run: {without_triton}",
     ]
 
 
@@ -180,13 +189,13 @@ def test_explain_refuses_what_the_op_refuses() -> None:
 
 
 def test_without_the_native_module_dense_runs_and_everything_says_why(
-    without_native: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    without_native: str, without_triton: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, x, weight = operands("group_conv2d")
     told = gconv.explain("group_conv2d", x, weight, group=case.planar_group, padding=1)
     assert told.backend == "dense"
     assert told.reason == f"cpu cannot run: {without_native}"
-    assert told.unavailable == {"cpu": without_native}
+    assert told.unavailable == {"cpu": without_native, "triton": without_triton}
     ran = calls(monkeypatch, "conv2d")
     case.run(x, weight, None)
     assert ran == ["dense"]

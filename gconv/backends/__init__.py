@@ -1,8 +1,9 @@
 """The backends and the rule that picks one. A named backend runs or raises; None lets gconv choose.
 
 Every backend is a module with the same six functions: conv2d, conv2d_input_grad, conv2d_weight_grad, group_pool,
-group_pool_backward and group_pool_select. Those that gconv chooses from, dense and cpu, also transform a filter
-once for many calls: pack, packing_state and conv2d_packed (gconv/backends/filter_cache.py).
+group_pool_backward and group_pool_select. Those that run on some tensors only say so by a function missing. Those that
+gconv chooses from for CPU tensors, dense and cpu, also transform a filter once for many calls: pack, packing_state and
+conv2d_packed (gconv/backends/filter_cache.py).
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gconv import build
-from gconv.backends import cpu, dense, reference
+from gconv.backends import cpu, dense, measured, reference
+from gconv.backends.triton import backend as triton_backend
 from gconv.groups import group_from_name
 
 AUTO = "auto"
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "dense": dense, "cpu": cpu}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "dense": dense, "cpu": cpu, "triton": triton_backend}
+PACKING = (dense, cpu)  # the modules that transform a filter once for many calls
+_LIMITED = ("cpu", "triton")
+ON_GPU = ("triton",)  # what gconv chooses from, beside dense, for CUDA tensors
 TABLE = Path(__file__).with_name("choice.json")
 # The largest work that bench/tune.py measures, in FLOPs of dense: some 10 ms on two cores, less where torch is slow.
 MEASURED_FLOPS = {torch.float32: 1e9, torch.float64: 5e8, torch.bfloat16: 1e9, torch.float16: 5e7}
@@ -55,19 +59,14 @@ class Work(NamedTuple):
 
 def unavailable(name: str, x: Tensor) -> str | None:
     """Why the backend cannot run on tensors like x; None if it can."""
-    if name != "cpu":
-        return None
-    if missing := build.native_missing():
-        return missing
-    if not x.is_cpu:
-        return f"it runs on CPU tensors, and x is on {x.device.type}"
-    if x.dtype not in cpu.DTYPES:
-        return f"it knows {', '.join(cpu.DTYPES.values())}, and x is {x.dtype}"
-    return None
+    return BACKENDS[name].missing(x) if name in _LIMITED else None
 
 
 def choose(work: Work, x: Tensor) -> tuple[str, str]:
     """The backend that ``backend=None`` means for this work on tensors like x, and why."""
+    if x.is_cuda:
+        candidates = tuple(name for name in ON_GPU if unavailable(name, x) is None)
+        return measured.choose(work, _device_name(x.device.index), candidates)
     if reason := unavailable("cpu", x):
         return "dense", f"cpu cannot run: {reason}"
     if one_by_one(work):
@@ -84,6 +83,8 @@ def resolve(name: str, work: Work, x: Tensor) -> ModuleType:
     Raises:
         RuntimeError: the named backend cannot run these tensors.
     """
+    if name == AUTO and x.is_cuda:
+        return BACKENDS[choose(work, x)[0]]
     if name == AUTO:
         fast = unavailable("cpu", x) is None and not one_by_one(work) and predicted_ratio(work) >= 1
         return cpu if fast else dense
@@ -143,3 +144,9 @@ def products(point: list[float]) -> Iterator[float]:
 def _table() -> dict[str, Any]:
     table: dict[str, Any] = json.loads(TABLE.read_text())
     return table
+
+
+@cache
+def _device_name(index: int) -> str:
+    """Of a CUDA device; fake tensors are on one that may not exist."""
+    return torch.cuda.get_device_name(index) if torch.cuda.is_available() else "no device"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gconv import build, cosets, layout
+from gconv.backends.zero_insertion import unit_stride
 from gconv.groups import Cosets, PlanarGroup
 
 DTYPES = {
@@ -26,6 +27,17 @@ DTYPES = {
 }
 
 _native: Any = build.native()
+
+
+def missing(x: Tensor) -> str | None:
+    """Why this backend cannot run on tensors like x; None if it can."""
+    if reason := build.native_missing():
+        return reason
+    if not x.is_cpu:
+        return f"it runs on CPU tensors, and x is on {x.device.type}"
+    if x.dtype not in DTYPES:
+        return f"it knows {', '.join(DTYPES.values())}, and x is {x.dtype}"
+    return None
 
 
 def fma_peak(threads: int) -> float:
@@ -148,32 +160,17 @@ def conv2d_input_grad(
     grad_out: Tensor, weight: Tensor, group: PlanarGroup, height: int, width: int, stride: int, padding: int
 ) -> Tensor:
     """The transpose of :func:`conv2d` in x: zero-insertion undoes the stride, the adjoint filter does the rest."""
-    margin = weight.shape[-1] - 1 - padding
-    if stride > 1 or margin < 0:
-        reach = weight.shape[-1] - 1
-        grad_out, margin = _spread(grad_out, stride, margin, (height + reach, width + reach)), 0
+    size = weight.shape[-1]
+    grad_out, padding = unit_stride(grad_out, size, height, width, stride, padding)
     grad_out, weight = _channels_last(grad_out), weight.contiguous()
     grad_x = layout.empty(grad_out, cosets.input_shape(weight, group, grad_out.shape[0], height, width))
     run = _native.lifting_conv2d_adjoint if weight.dim() == 4 else _native.group_conv2d_adjoint
     run(
         _native_group(group), DTYPES[grad_out.dtype],
         *_views(cosets.split(grad_out, group), weight, cosets.split(grad_x, group)),
-        margin, torch.get_num_threads(),
+        size - 1 - padding, torch.get_num_threads(),
     )  # fmt: skip
     return grad_x
-
-
-def _spread(x: Tensor, stride: int, margin: int, size: tuple[int, int]) -> Tensor:
-    """Moves pixel i of (N, C, |G|, H, W) to stride * i + margin of a grid of zeros; those outside are lost."""
-    spread = layout.empty(x, (*x.shape[:3], *size)).zero_()
-    source, target = [], []
-    for count, length in zip(x.shape[-2:], size, strict=True):
-        first = max(0, -(margin // stride))
-        places = range(stride * first + margin, length, stride)[: max(0, count - first)]
-        source.append(slice(first, first + len(places)))
-        target.append(slice(places.start, places.stop, stride))
-    spread[..., target[0], target[1]] = x[..., source[0], source[1]]
-    return spread
 
 
 def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: int, stride: int, padding: int) -> Tensor:

@@ -83,7 +83,8 @@ def conv2d_weight_grad(x: Tensor, grad_out: Tensor, group: PlanarGroup, size: in
 
 def _planes(x: Tensor, cosets: Cosets) -> Tensor:
     """(N, C, |G|, H, W) -> (N, C, cosets, members, H, W)."""
-    return torch.stack([x[:, :, list(members)] for members in cosets], dim=2)
+    planes = x.unbind(2)  # not indexed by a list, which would be copied to the device
+    return torch.stack([planes[g] for members in cosets for g in members], dim=2).unflatten(2, (len(cosets), -1))
 
 
 def group_pool(x: Tensor, cosets: Cosets, mode: str) -> tuple[Tensor, Tensor]:
