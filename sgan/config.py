@@ -26,7 +26,7 @@ __all__ = [
 
 GROUPS = ("C1", "C2", "C4", "C8", "D1", "D2", "D4", "D8")
 # gconv's backends, named here too because importing gconv loads torch, for which --help would have to wait.
-BACKENDS = ("reference", "dense", "cpu")
+BACKENDS = ("reference", "dense", "cpu", "triton")
 FLAGS = ("preset", "data", "resolution", "subset", "kimg", "tick", "seed", "device", "backend")  # of the command line
 # What torch modules implement, named here for the same reason.
 LOSSES = ("ra", "non-saturating", "saturating", "wasserstein", "hinge")  # and alphaA for any number A > 1
@@ -37,6 +37,7 @@ FEATURES = ("digits", "mnist")
 HEADS = ("score", "san")
 NOISES = ("gaussian", "uniform")
 COMPONENT_RULES = ("uniform", "cyclic")
+CUDA_GRAPH = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Options:
         features: network of the metrics, one of FEATURES.
         device: where to train.
         backend: gconv backend of every convolution, None to let gconv choose.
+        cuda_graph: launch a whole step as one CUDA graph: "auto" where that is possible, the log says where it is not;
+            "on" or refuse to train; "off". A matter of speed: it may change from one start of a run to the next.
     """
 
     preset: str
@@ -128,6 +131,7 @@ class Options:
     features: str = "digits"
     device: str = "cpu"
     backend: str | None = None
+    cuda_graph: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -167,10 +171,14 @@ class Options:
             ("head", HEADS),
             ("noise", NOISES),
             ("component_rule", COMPONENT_RULES),
+            ("cuda_graph", CUDA_GRAPH),
         ):
             self._require(name, f"one of {', '.join(known)}", getattr(self, name) in known)
         self._require("loss", f"one of {', '.join(LOSSES)}, or alphaA with a number A > 1", _is_loss(self.loss))
         self._require("backend", f"one of {', '.join(BACKENDS)}, or None", self.backend in (None, *BACKENDS))
+        if self.cuda_graph == "on":
+            self._require("device", 'a CUDA device with cuda_graph "on"', self.device.startswith("cuda"))
+            self._require("schedule", 'alternating with cuda_graph "on"', self.schedule == "alternating")
         if self.head == "san":
             self._require("loss", f"one of {', '.join(SAN_LOSSES)} with a SAN head", self.loss in SAN_LOSSES)
             self._require("score_bias", "None with a SAN head", self.score_bias is None)
@@ -246,7 +254,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def changed_options(before: dict[str, Any], now: Options) -> list[str]:
-    """What differs between a run's recorded options and `now`; a larger kimg is no change.
+    """What differs between a run's recorded options and `now`; a larger kimg is no change, nor is cuda_graph.
 
     Returns:
         "--seed was 0, now 1" for an option of the command line, "lr_g was 0.001, now 0.002" for another.
@@ -254,7 +262,7 @@ def changed_options(before: dict[str, Any], now: Options) -> list[str]:
     lines = []
     for field in fields(Options):
         old, new = before.get(field.name), asdict(now)[field.name]
-        if field.name == "kimg" and old is not None and new >= old:
+        if field.name == "cuda_graph" or (field.name == "kimg" and old is not None and new >= old):
             continue
         if old != new:
             name = f"--{field.name}" if field.name in FLAGS else field.name

@@ -108,7 +108,7 @@ class LatentGenerator(nn.Module):
 
     def latent_penalty(self) -> Tensor:
         """What `LatentMixture.penalty` is, 0 without a mixture."""
-        return torch.zeros(()) if self.mixture is None else self.mixture.penalty()
+        return next(self.parameters()).new_zeros(()) if self.mixture is None else self.mixture.penalty()
 
 
 class Generator(LatentGenerator):

@@ -15,7 +15,7 @@ component i mod N; given its component the law of its image is invariant all the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -171,7 +171,7 @@ def act_per_sample(x: Tensor, elements: Tensor, group: PlanarGroup) -> Tensor:
     Returns:
         (N, C, H, W), the dtype of x. Differentiable.
     """
-    sources, inside = (table.to(x.device) for table in _moved_pixels(group, *x.shape[-2:]))
+    sources, inside = _moved_pixels(group, x.shape[-2], x.shape[-1], x.device)
     index = sources[elements][:, None, :].expand(-1, x.shape[1], -1)
     moved = x.flatten(2).gather(2, index)
     if not group.is_lattice:
@@ -181,21 +181,24 @@ def act_per_sample(x: Tensor, elements: Tensor, group: PlanarGroup) -> Tensor:
 
 def act_on_points_per_sample(x: Tensor, elements: Tensor, group: PlanarGroup) -> Tensor:
     """Apply to every point its own group element: (N, 2) points and (N) elements to (N, 2) points, exactly."""
-    return torch.einsum("nij,nj->ni", point_matrices(group).to(x)[elements], x)
+    return torch.einsum("nij,nj->ni", point_matrices(group, x.dtype, x.device)[elements], x)
 
 
-@lru_cache(maxsize=64)
-def point_matrices(group: PlanarGroup) -> Tensor:
-    """The action on points (x, y), counter-clockwise with y up, flips changing the sign of y: (|G|, 2, 2) float64.
+@cache  # for good: a CUDA graph reads a table where it was when it was recorded
+def point_matrices(
+    group: PlanarGroup, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> Tensor:
+    """The action on points (x, y), counter-clockwise with y up, flips changing the sign of y: (|G|, 2, 2).
 
     Pixel (row, column) of an image centred at 0 is the point (column, -row), so images and points move alike.
     """
     of_pixels = [group.matrix(element) for element in group.elements]
-    return torch.tensor([[[d, -c], [-b, a]] for (a, b), (c, d) in of_pixels], dtype=torch.float64)
+    matrices = [[[d, -c], [-b, a]] for (a, b), (c, d) in of_pixels]
+    return torch.tensor(matrices, dtype=torch.float64).to(device=device, dtype=dtype)
 
 
-@lru_cache(maxsize=64)
-def _moved_pixels(group: PlanarGroup, height: int, width: int) -> tuple[Tensor, Tensor]:
+@cache  # for good, as above
+def _moved_pixels(group: PlanarGroup, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Per element the pixel that each pixel takes its value from, (|G|, H * W), and whether both lie in the disk."""
     turned = [_turned_pixels(group, c, height, width) for c in range(group.coset_count)]
     moved = [
@@ -203,7 +206,7 @@ def _moved_pixels(group: PlanarGroup, height: int, width: int) -> tuple[Tensor, 
         for h in group.lattice_elements
         for c in range(group.coset_count)
     ]
-    sources, inside = (torch.stack(tables) for tables in zip(*moved, strict=True))
+    sources, inside = (torch.stack(tables).to(device) for tables in zip(*moved, strict=True))
     return sources, inside
 
 
@@ -235,7 +238,12 @@ def epoch_indices(seed: int, position: int, count: int, size: int) -> Tensor:
     pieces: list[Tensor] = []
     while count > 0:
         epoch, start = divmod(position, size)
-        piece = torch.randperm(size, generator=stream(seed, "epoch", epoch))[start : start + count]
+        piece = _permutation(seed, epoch, size)[start : start + count]
         pieces.append(piece)
         position, count = position + len(piece), count - len(piece)
     return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, size: int) -> Tensor:
+    return torch.randperm(size, generator=stream(seed, "epoch", epoch))

@@ -91,7 +91,7 @@ class UNetGenerator(nn.Module):
 
     def latent_penalty(self) -> Tensor:
         """0: there is no latent."""
-        return torch.zeros(())
+        return next(self.parameters()).new_zeros(())
 
     def forward(self, source: Tensor) -> Tensor:
         """(N, source_channels, H, W) to (N, channels, H, W), pixels in [-1, 1] both."""

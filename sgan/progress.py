@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 __all__ = ["ProgressBar", "StopRequest", "duration"]
+
+UPDATE_EVERY_S = 0.5
 
 
 class ProgressBar:
@@ -34,6 +37,7 @@ class ProgressBar:
         self._task = self._progress.add_task(
             "train", total=total_images, completed=images_seen, kimg="", speed="", note=""
         )
+        self._updated_s = -UPDATE_EVERY_S
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -44,8 +48,14 @@ class ProgressBar:
     ) -> None:
         self._progress.stop()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether someone sees the line, and has for half a second: what it shows may have to be waited for."""
+        return not self._progress.disable and time.monotonic() - self._updated_s >= UPDATE_EVERY_S
+
     def update(self, images_seen: int, images_per_s: float, scalars: Mapping[str, float]) -> None:
         """Show where training is and how the losses are."""
+        self._updated_s = time.monotonic()
         losses = "  ".join(f"{name} {value:.3f}" for name, value in scalars.items())
         kimg, speed = f"{images_seen / 1000:.1f}", f"{images_per_s:.0f} images/s"
         self._progress.update(self._task, completed=images_seen, kimg=kimg, speed=speed, note=losses)

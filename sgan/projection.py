@@ -44,7 +44,7 @@ def image_maps(group: PlanarGroup) -> list[TensorMap]:
 
 def point_maps(group: PlanarGroup) -> list[TensorMap]:
     """The action of every element on points (N, 2), in the group's order (`sgan.latents.point_matrices`)."""
-    return [partial(_apply_matrix, matrix=matrix) for matrix in point_matrices(group)]
+    return [partial(_move_points, group=group, element=element) for element in group.elements]
 
 
 def translation_maps(side: int, step: int) -> list[TensorMap]:
@@ -160,8 +160,8 @@ def _repeated(conditions: Sequence[Tensor], order: int) -> list[Tensor]:
     return [torch.cat([condition] * order) for condition in conditions]
 
 
-def _apply_matrix(x: Tensor, matrix: Tensor) -> Tensor:
-    return x @ matrix.to(x).T
+def _move_points(x: Tensor, group: PlanarGroup, element: int) -> Tensor:
+    return x @ point_matrices(group, x.dtype, x.device)[element].T
 
 
 def _permute(x: Tensor, order: tuple[int, ...]) -> Tensor:

@@ -125,7 +125,9 @@ class Session:
             while trainer.images_seen < total:
                 ticks_before = trainer.images_seen // (self.options.tick * 1000)
                 self.step()
-                bar.update(trainer.images_seen, self.images_per_s(), self.latest_losses())
+                if bar.is_due:
+                    self.wait()
+                    bar.update(trainer.images_seen, self.images_per_s(), self.latest_losses())
                 ticks = trainer.images_seen // (self.options.tick * 1000)
                 if ticks > ticks_before or trainer.images_seen >= total:
                     bar.note("measuring")
@@ -140,10 +142,19 @@ class Session:
         start = time.monotonic()
         self.tick_scalars.append(self.trainer.step())
         self.tick_step_s += time.monotonic() - start
+        while self.trainer.notes:
+            self.say(self.trainer.notes.pop(0))
+
+    def wait(self) -> None:
+        """Let a device that works behind the host's back finish its steps, in their time."""
+        start = time.monotonic()
+        self.trainer.wait()
+        self.tick_step_s += time.monotonic() - start
 
     def tick(self) -> None:
         """Metrics, statistics, grid, snapshot, and last the state, so that a run killed in a tick repeats that tick."""
         trainer, kimg = self.trainer, self.trainer.kimg
+        self.wait()
         place = {"kimg": kimg, "images": trainer.images_seen}
         means = self.mean_scalars()
         results = self.measure()
@@ -315,15 +326,21 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
     counts = f"{len(dataset.train):,} training and {len(dataset.test):,} held-out samples"
     print_line(console, f"data: {counts}, {dataset.built}")
     print_line(console, estimate(trainer))
+    for note in trainer.notes:
+        print_line(console, note)
 
 
 def estimate(trainer: Trainer) -> str:
     """Sentences about time and operations, from a counted step, a few measured ones and one measured evaluation."""
     options = trainer.options
     per_kimg = flop_per_kimg(trainer, *trainer.next_real_batch())
+    for _ in range(trainer.steps_to_warm_up):
+        trainer.step()
+    trainer.wait()
     start = time.monotonic()
     for _ in range(MEASURED_STEPS):
         trainer.step()
+    trainer.wait()
     step_s = (time.monotonic() - start) / MEASURED_STEPS
     evaluator = trainer.kind.evaluator(trainer.dataset, options.features, options.device)
     start = time.monotonic()

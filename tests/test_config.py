@@ -58,12 +58,13 @@ DEFAULT = resolve("digits-c4")
         ("head", "patch", "one of score, san"),
         ("noise", "cauchy", "one of gaussian, uniform"),
         ("component_rule", "random", "one of uniform, cyclic"),
+        ("cuda_graph", "always", "one of auto, on, off"),
         ("norm_momentum", 0, "in (0, 1], or None"),
         *(("subset", value, "a fraction in (0, 1]") for value in (0, -1, 1.1, math.nan)),
         *((name, "C3", "one of C1, C2, C4, C8, D1, D2, D4, D8") for name in ("generator_group", "discriminator_group")),
         ("generator", "vae", f"one of {', '.join(GENERATORS)}"),
         ("discriminator", "points-8", f"one of {', '.join(DISCRIMINATORS)}"),
-        ("backend", "fastest", "one of reference, dense, cpu, or None"),
+        ("backend", "fastest", "one of reference, dense, cpu, triton, or None"),
     ],
 )
 def test_what_cannot_be_is_refused(name: str, value: object, message: str) -> None:
@@ -125,7 +126,7 @@ def test_names_kept_apart_from_gconv_and_the_command_line_agree_with_them() -> N
 
 
 def test_changes_are_named_as_the_user_can_write_them() -> None:
-    now = replace(DEFAULT, seed=1, lr_g=0.5, kimg=DEFAULT.kimg + 1, backend="dense")
+    now = replace(DEFAULT, seed=1, lr_g=0.5, kimg=DEFAULT.kimg + 1, backend="dense", cuda_graph="off")
     assert changed_options(asdict(DEFAULT), now) == [
         "--seed was 0, now 1",
         f"lr_g was {DEFAULT.lr_g}, now 0.5",

@@ -114,7 +114,8 @@ def test_points_of_a_snapshot_are_drawn(finished: Path, tmp_path: Path) -> None:
 def test_augmented_points_are_turned_as_points_are() -> None:
     trainer = make(tiny_points("toy-mlp", augment="C4"))
     points = torch.tensor([[1.0, 2.0]]).repeat(40, 1)
-    seen = {tuple(point) for point in trainer._moved(points, "real", 0).round().tolist()}
+    elements = trainer._draw("discriminator", points).real_elements
+    seen = {tuple(point) for point in trainer._moved(points, elements).round().tolist()}
     assert seen == {(1.0, 2.0), (-2.0, 1.0), (-1.0, -2.0), (2.0, -1.0)}
 
 

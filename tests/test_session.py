@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from sgan.config import Options
 from sgan.cost import flop_per_kimg
 from sgan.data import load_dataset
 from sgan.presets import gflop_text
+from sgan.progress import ProgressBar
 from sgan.runs import ChangedOptions, RunFolder, read_json_lines
-from sgan.session import Interrupted, estimate, train
+from sgan.session import Interrupted, Session, estimate, train
 from sgan.train import main
 from sgan.trainer import Trainer
 
@@ -228,3 +231,48 @@ def test_the_estimate_counts_steps_and_ticks(tiny: Options, monkeypatch: pytest.
     assert f"counted cost: {gflop_text(fourier)} GFLOP per kimg" in text
     assert f"{gflop_text(fourier / 4)} GFLOP/s" in text  # 250 images of a thousand
     assert text.endswith(f"{gflop_text(dense)} GFLOP per kimg as dense filter banks")
+
+
+def test_losses_are_read_at_ticks_alone_where_nobody_watches(
+    tiny: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading one waits for a device that works behind the host's back."""
+
+    def fail(self: Session) -> dict[str, float]:
+        raise AssertionError("a loss was read")
+
+    monkeypatch.setattr(Session, "latest_losses", fail)
+    monkeypatch.setattr(Trainer, "step", stub_step(lambda trainer: None))
+    run = train(replace(tiny, kimg=1), tmp_path).path
+    assert read_json_lines(run / "stats.jsonl")[-1]["loss_generator"] == 1
+
+
+def test_a_bar_that_is_seen_is_due_every_half_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("sgan.progress.time.monotonic", lambda: now)
+    bar = ProgressBar(Console(file=io.StringIO(), force_terminal=True), 1000, 0)
+    due = []
+    for now in (0.0, 0.4, 0.6, 0.7, 1.2):  # noqa: B007  # the clock reads it
+        due.append(bar.is_due)
+        if bar.is_due:
+            bar.update(0, 0.0, {})
+    assert due == [True, False, True, False, True]
+    assert not ProgressBar(Console(file=io.StringIO()), 1000, 0).is_due
+
+
+def test_steps_count_until_the_device_has_done_them(
+    tiny: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock on which giving a step takes 1 s and waiting for those given 72 s: 8 steps of 125 images in 80 s."""
+    now = 0.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    waits = iter((0, 72))  # at kimg 0 and 1
+    monkeypatch.setattr("sgan.session.time.monotonic", lambda: now)
+    monkeypatch.setattr(Trainer, "step", stub_step(lambda trainer: pass_time(1)))
+    monkeypatch.setattr(Trainer, "wait", lambda self: pass_time(next(waits)))
+    run = train(replace(tiny, kimg=1), tmp_path).path
+    assert [line["images_per_s"] for line in read_json_lines(run / "stats.jsonl")] == [0, 1000 / 80]

@@ -20,9 +20,14 @@ _BINOMIAL = {2: (1.0, 1.0), 3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0)}
 
 def _blur(x: Tensor, taps: tuple[int, int], stride: int) -> Tensor:
     """Depthwise binomial filter (Zhang 2019, arXiv 1904.11486), one pixel of replicated border on every side."""
-    rows, columns = (torch.tensor(_BINOMIAL[size], dtype=x.dtype, device=x.device) for size in taps)
+    rows, columns = (_binomial(size, x) for size in taps)
     weight = torch.outer(rows / rows.sum(), columns / columns.sum()).expand(x.shape[1], 1, *taps)
     return F.conv2d(_replicate_border(x), weight, stride=stride, groups=x.shape[1])
+
+
+def _binomial(size: int, like: Tensor) -> Tensor:
+    """Made on the device: a copy from the host would wait for it."""
+    return torch.stack([torch.full((), tap, dtype=like.dtype, device=like.device) for tap in _BINOMIAL[size]])
 
 
 def _replicate_border(x: Tensor) -> Tensor:

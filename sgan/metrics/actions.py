@@ -67,7 +67,7 @@ def act_on_points(group: PlanarGroup, element: int, points: Tensor) -> Tensor:
     """
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"act_on_points: points must be (N, 2), got {tuple(points.shape)}")
-    return points @ point_matrices(group)[element].to(points).T
+    return points @ point_matrices(group, points.dtype, points.device)[element].T
 
 
 def rotate_images(images: Tensor, angle_rad: float) -> Tensor:
