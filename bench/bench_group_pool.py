@@ -31,6 +31,14 @@ CASES = [
     for mode in ("max", "mean")
     for work in ("forward", "backward")
 ]
+CASES += [
+    Case(OP, "gpu pool", group, c, c, 56, work, batch=512, mode=mode, dtype=dtype)
+    for dtype in ("bfloat16", "float16", "float32")
+    for group, c in (("C4", 64), ("D4", 32))
+    for mode in ("max", "mean")
+    for work in ("forward", "backward")
+    if dtype != "float16" or mode == "max"
+]
 Pool = Callable[[Tensor], Tensor]
 
 
@@ -57,10 +65,14 @@ def contest(case: Case, setting: Setting) -> Contest:
 
 def operands(case: Case, setting: Setting) -> tuple[Tensor, Tensor]:
     """The map and the gradient of the pooled map, normal and seeded, channels last."""
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator(setting.device).manual_seed(0)
     order = gconv.group_from_name(case.group).order
-    x = torch.randn(case.batch, case.c_in, order, case.height, case.height, generator=rng).to(setting.device)
-    grad_out = torch.randn(case.batch, case.c_in, case.height, case.height, generator=rng).to(setting.device)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng, device=setting.device).to(case.torch_dtype)
+
+    x = draw(case.batch, case.c_in, order, case.height, case.height)
+    grad_out = draw(case.batch, case.c_in, case.height, case.height)
     last, last_3d = torch.channels_last, torch.channels_last_3d
     return x.contiguous(memory_format=last_3d), grad_out.contiguous(memory_format=last)
 
@@ -91,12 +103,13 @@ def working(pool: Pool, x: Tensor, grad_out: Tensor, work: str) -> Run:
 def traffic(case: Case) -> int:
     """Bytes read and written: |G| planes on one side, one plane on the other, and for max one byte per winner."""
     order = gconv.group_from_name(case.group).order
-    return case.batch * case.c_in * case.height**2 * (4 * (order + 1) + (1 if case.mode == "max" else 0))
+    index = 1 if case.mode == "max" else 0
+    return case.batch * case.c_in * case.height**2 * (case.torch_dtype.itemsize * (order + 1) + index)
 
 
 def copy_of(bytes_moved: int, device: str) -> Run:
     """A copy that reads half of the bytes and writes the other half."""
-    source = torch.ones(bytes_moved // 8, device=device)
+    source = torch.rand(bytes_moved // 8, device=device)
     target = torch.zeros_like(source)
     return lambda: target.copy_(source)
 

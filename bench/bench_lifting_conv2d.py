@@ -24,6 +24,15 @@ LAYERS = (
     ("D2", 3, 16, 28),
 )
 
+# On a GPU: group, C_in, C_out, dtype.
+GPU_LAYERS = (
+    ("C4", 3, 64, "bfloat16"),
+    ("D4", 3, 32, "bfloat16"),
+    ("C4", 16, 64, "bfloat16"),
+    ("C4", 3, 64, "float16"),
+    ("C4", 3, 64, "float32"),
+)
+
 CASES = [
     *(
         Case(
@@ -35,6 +44,12 @@ CASES = [
     ),
     *(Case(OP, "overhead", "C4", 3, 8, 4, work, batch=1, quick=True) for work in ("forward", "recorded")),
     *(Case(OP, "profile", "C4", 16, 32, 28, work) for work in WORKS),
+    *(
+        Case(OP, "gpu", group, c_in, c_out, 56, work, batch=256, dtype=dtype)
+        for group, c_in, c_out, dtype in GPU_LAYERS
+        for work in WORKS
+    ),
+    *(Case(OP, "gpu choice", "C4", c_in, 64, 56, work, 256, dtype="bfloat16") for c_in in (1, 3) for work in WORKS),
 ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ collect_ignore_glob = [] if find_spec("pytest_benchmark") else ["bench_*.py"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    metafunc.parametrize("case", metafunc.module.CASES, ids=str)
+    cases = [case for case in metafunc.module.CASES if not case.suite.startswith("gpu")]
+    metafunc.parametrize("case", cases, ids=str)
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import OURS, Case, Contest, Run, Setting
+from measure import OURS, Case, Contest, Run, Setting, is_gpu
 from torch import Tensor
 
 import gconv
@@ -22,7 +23,7 @@ Convolve = Callable[[Tensor, Tensor], Tensor]
 
 def contest(case: Case, setting: Setting) -> Contest:
     """gconv against the baselines of the case's suite."""
-    flops, dense_flops = multiplications(case)
+    flops, dense_flops = multiplications(case, setting.device)
     passes = 3 if case.work == "forward+backward" else 1
     full = replace(case, c_in=_full(case.c_in), c_out=_full(case.c_out))
     if case.suite == "profile":
@@ -30,6 +31,9 @@ def contest(case: Case, setting: Setting) -> Contest:
         rivals = {}
     elif case.suite == "widths":
         rivals = {"full vectors": {"": ours(full, setting)}}
+    elif case.suite == "gpu choice":
+        setting = replace(setting, backend=None)
+        rivals = {"dense": {"": ours(case, replace(setting, backend="dense"))}}
     else:
         rivals = _baselines(case, setting)
     x, weight, grad_out = operands(case, setting)
@@ -52,17 +56,17 @@ def operands(case: Case, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
     """x, weight and the gradient of the output, normal and seeded, in the layout that gconv's layers pass on."""
     order = gconv.group_from_name(case.group).order
     axis = (order,) if case.op == "group_conv2d" else ()
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator(setting.device).manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=rng).to(setting.device)
+        return torch.randn(shape, generator=rng, device=setting.device)
 
     last = torch.channels_last_3d if axis else torch.channels_last
     x = draw(case.batch, case.c_in, *axis, case.height, case.height).contiguous(memory_format=last)
     weight = draw(*weight_shape(case)) / math.sqrt(case.c_in * order * case.size**2)
     height = case.height + 2 * (case.size // 2) - case.size + 1
     grad_out = draw(case.batch, case.c_out, order, height, height).contiguous(memory_format=torch.channels_last_3d)
-    return x, weight, grad_out
+    return x.to(case.torch_dtype), weight.to(case.torch_dtype), grad_out.to(case.torch_dtype)
 
 
 def weight_shape(case: Case) -> tuple[int, ...]:
@@ -108,13 +112,17 @@ def working(convolve: Convolve, x: Tensor, weight: Tensor, grad_out: Tensor, wor
     return lambda: torch.autograd.grad(convolve(*leaves), leaves, grad_out)
 
 
-def multiplications(case: Case) -> tuple[int, int]:
-    """Of the forward pass: in the irreps, and of the bank. Lifting layers have no group sum to save."""
+def multiplications(case: Case, device: str = "cpu") -> tuple[int, int]:
+    """Of the forward pass: in the irreps, and of the bank. Lifting layers have no group sum to save.
+
+    The product of two complex numbers is three on the CPU and four in a GPU's matrix units.
+    """
     group = gconv.group_from_name(case.group)
     plain = case.batch * case.height**2 * case.c_in * case.c_out * case.size**2
     if case.op == "lifting_conv2d":
         return plain * group.order, plain * group.order
-    in_irreps = sum(irrep.multiplications for irrep in group.lattice.irreps)
+    irreps = group.lattice.irreps
+    in_irreps = sum(i.dim**2 * i.columns if is_gpu(device) else i.multiplications for i in irreps)
     return plain * group.coset_count**2 * in_irreps, plain * group.order**2
 
 
@@ -125,6 +133,14 @@ def errors(case: Case, setting: Setting) -> dict[str, float]:
     exact one, S the sum of the products' absolute values: k independent roundings of partial sums by at most eps / 2
     each, at six standard deviations, and one for every level of the transforms there and back. The transforms spread
     rounding over the group axis, so S is summed over it.
+
+    In half precision the sums are still float32, but what is multiplied is rounded, at most four times to half
+    precision: the map at each of at most three levels of its transform, and the filter once. With independent errors
+    the products' sum is off by at most eps Q in the standard deviation, Q^2 the sum of the squared products, summed
+    over the group axis (Cauchy-Schwarz and Parseval, for every irrep); six of them are allowed, and one rounding of
+    the result. A wrong layer can hide below so many deviations, so the root mean square of the error is held to eps / 2
+    of that of the truth, too: each of five relative roundings has at most 0.21 eps (eps / sqrt(12), times the mean of
+    1 / mantissa squared, 1 / sqrt(2)), their root sum of squares 0.46 eps.
     """
     x, weight, grad_out = operands(case, setting)
     found = _maps(convolution(case, setting), x, weight, grad_out)
@@ -134,6 +150,8 @@ def errors(case: Case, setting: Setting) -> dict[str, float]:
     wide = x.double(), weight.double(), grad_out.double()
     true = _maps(lambda x, weight: _by_bank(case, x, weight), *wide)
     sizes = _maps(lambda x, weight: _by_bank(case, x, weight), *(tensor.abs() for tensor in wide))
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    squares = _maps(lambda x, weight: _by_bank(case, x, weight), *(tensor**2 for tensor in wide)) if half else {}
     order = grad_out.shape[2]
     terms = {
         "forward": case.size**2 * case.c_in * (order if x.dim() == 5 else 1),
@@ -143,11 +161,21 @@ def errors(case: Case, setting: Setting) -> dict[str, float]:
     largest = {}
     for name, value in found.items():
         key = "forward" if name == "layer" else name
-        size = sizes[key].sum(2, keepdim=True) if x.dim() == 5 else sizes[key]
-        bound = (2 * math.sqrt(terms[key]) + 6) * torch.finfo(value.dtype).eps * size
-        error = ((value.double() - true[key]).abs() / bound).nan_to_num(nan=math.inf)
-        largest[name] = float(error.max())
+        summed = partial(torch.sum, dim=2, keepdim=True) if x.dim() == 5 else Tensor.contiguous
+        summing = torch.float32 if half else value.dtype
+        bound = (2 * math.sqrt(terms[key]) + 6) * torch.finfo(summing).eps * summed(sizes[key])
+        error = (value.double() - true[key]).abs()
+        if half:
+            eps = torch.finfo(value.dtype).eps
+            bound = bound + eps * (6 * summed(squares[key]).sqrt() + true[key].abs())
+            largest[f"{name} rms"] = _finite(error.norm() / true[key].norm() / (eps / 2))
+        largest[name] = _finite((error / bound).max())
     return largest
+
+
+def _finite(value: Tensor) -> float:
+    """As a number, infinite for NaN, which no comparison would call wrong."""
+    return float(value.nan_to_num(nan=math.inf))
 
 
 def _maps(convolve: Convolve, x: Tensor, weight: Tensor, grad_out: Tensor) -> dict[str, Tensor]:
@@ -160,8 +188,21 @@ def _maps(convolve: Convolve, x: Tensor, weight: Tensor, grad_out: Tensor) -> di
 def _by_bank(case: Case, x: Tensor, weight: Tensor) -> Tensor:
     group = gconv.group_from_name(case.group)
     planar = x.flatten(1, 2) if x.dim() == 5 else x
-    out = F.conv2d(planar, gconv.expand_filter(weight, group), padding=case.size // 2)
+    convolve = conv2d_by_taps if x.is_cuda else F.conv2d
+    out = convolve(planar, gconv.expand_filter(weight, group), padding=case.size // 2)
     return out.unflatten(1, (case.c_out, group.order))
+
+
+def conv2d_by_taps(x: Tensor, bank: Tensor, padding: int) -> Tensor:
+    """conv2d as one matrix product per tap: float64 products use a GPU's matrix units, float64 convolutions do not."""
+    size = bank.shape[-1]
+    height, width = (length + 2 * padding - size + 1 for length in x.shape[-2:])
+    padded = F.pad(x, [padding] * 4)
+    out = x.new_zeros(x.shape[0], bank.shape[0], height, width)
+    for row, column in product(range(size), repeat=2):
+        window = padded[..., row : row + height, column : column + width]
+        out = out + torch.einsum("nchw,oc->nohw", window, bank[:, :, row, column])
+    return out
 
 
 def _baselines(case: Case, setting: Setting) -> dict[str, dict[str, Run]]:

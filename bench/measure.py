@@ -14,11 +14,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from kernel_sources import sources_checksum
 from show import shape
 
 from gconv import build
@@ -56,6 +58,7 @@ class Case:
         mode: of group_pool; for a training step the networks' widths.
         quick: whether --quick keeps it.
         memory: whether peak memory is measured, too.
+        dtype: of the maps and the filter, torch's name.
     """
 
     op: str
@@ -70,9 +73,16 @@ class Case:
     mode: str = ""
     quick: bool = False
     memory: bool = False
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.suite} {self.group} {shape(asdict(self))} {self.work}"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        found = getattr(torch, self.dtype)
+        assert isinstance(found, torch.dtype)
+        return found
 
 
 @dataclass
@@ -153,13 +163,41 @@ def race(contenders: Mapping[str, Run], budget_s: float, device: str = "cpu") ->
 
 
 def _seconds(run: Run, calls: int, device: str) -> float:
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else int
-    synchronize()
+    if is_gpu(device):
+        return _seconds_between_events(run, calls)
     begin = time.perf_counter()
     for _ in range(calls):
         run()
-    synchronize()
     return (time.perf_counter() - begin) / calls
+
+
+def _seconds_between_events(run: Run, calls: int) -> float:
+    """Of a call on the GPU, behind one more that keeps it busy while the others are queued."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    run()
+    begin.record()
+    for _ in range(calls):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e-3 / calls
+
+
+@cache
+def matmul_flops(dtype: str, length: int = 8192, device: str = "cuda") -> float:
+    """FLOP/s that torch's product of two random square matrices reaches on the GPU: a ceiling of every kernel."""
+    a, b = (torch.randn(length, length, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    samples = race({OURS: lambda: a @ b}, 0.3, device)
+    return 2.0 * length**3 / statistics.median(samples[OURS])
+
+
+@cache
+def copy_bandwidth(mib: int = 4096, device: str = "cuda") -> float:
+    """Bytes per second, read and written, of a copy on the GPU far larger than its caches: the other ceiling."""
+    source = torch.rand(mib * 2**18, device=device)
+    target = torch.empty_like(source)
+    samples = race({OURS: lambda: target.copy_(source)}, 0.3, device)
+    return 2.0 * source.nbytes / statistics.median(samples[OURS])
 
 
 def best_variant(samples: Samples, rival: str) -> str:
@@ -171,11 +209,6 @@ def best_variant(samples: Samples, rival: str) -> str:
 def paired_ratios(samples: Samples, name: str) -> list[float]:
     """Time of the contender over ours, round by round: above 1, gconv is faster."""
     return [theirs / ours for theirs, ours in zip(samples[name], samples[OURS], strict=True)]
-
-
-def slug(text: str) -> str:
-    """A file name: "AMD EPYC, 2 threads" -> "amd-epyc-2-threads"."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def keep_freed_memory() -> None:
@@ -193,9 +226,8 @@ def keep_freed_memory() -> None:
 def environment(setting: Setting) -> Row:
     """What a number depends on besides the code: commit, versions, machine."""
     native = build.native()
-    return {
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")),
+    found = {
+        **environment_commit(),
         "versions": {"python": platform.python_version()}
         | {name: found for name in ("torch", "gconv", "escnn") if (found := _version(name))},
         "device": device_name(setting.device),
@@ -204,6 +236,49 @@ def environment(setting: Setting) -> Row:
         "threads": setting.threads,
         "load": os.getloadavg()[0],
     }
+    return found | _gpu_environment(setting.device) if is_gpu(setting.device) else found
+
+
+def environment_commit() -> Row:
+    """The commit and whether files differ from it. GCONV_COMMIT names it where a copy came without its history."""
+    if commit := _git("rev-parse", "--short=12", "HEAD"):
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+        return {"commit": commit, "dirty": bool(changes)}
+    return {"commit": os.environ.get("GCONV_COMMIT", ""), "dirty": None}
+
+
+def _gpu_environment(device: str) -> Row:
+    """What a GPU's number depends on besides: driver, libraries, and the sources of the kernels."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "driver": _driver(),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": _version("triton"),
+        "kernel_sources": sources_checksum(),
+    }
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, from its file or its tool; empty if neither is there."""
+    with contextlib.suppress(OSError):
+        return driver_version(Path("/proc/driver/nvidia/version").read_text())
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return driver_version(subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout)
+    return ""
+
+
+def driver_version(text: str) -> str:
+    """The first number with a dot in it: "NVIDIA UNIX Open Kernel Module for x86_64  580.159.04" -> "580.159.04"."""
+    found = re.search(r"\d+(\.\d+)+", text)
+    return found[0] if found else ""
+
+
+def is_gpu(device: str) -> bool:
+    return device.startswith("cuda")
 
 
 def has_engine(device: str) -> bool:
@@ -212,11 +287,14 @@ def has_engine(device: str) -> bool:
 
 
 def device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_model()
+    return torch.cuda.get_device_name(device) if is_gpu(device) else _cpu_model()
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    except OSError:  # no git here
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
-from measure import Case, Setting
+from measure import Case, Contest, Setting, is_gpu
 
 MIB = 2**20
 RESOLUTION_MIB = 0.5  # the kernel counts pages in batches per core; what is less apart is equal
@@ -26,7 +26,7 @@ RESOLUTION_MIB = 0.5  # the kernel counts pages in batches per core; what is les
 
 def missing(setting: Setting) -> str | None:
     """Why peak memory cannot be measured here; None if it can."""
-    if setting.device.startswith("cuda") or Path("/proc/self/clear_refs").exists():
+    if is_gpu(setting.device) or Path("/proc/self/clear_refs").exists():
         return None
     return "peak memory of a CPU run is read from Linux' /proc"
 
@@ -49,6 +49,21 @@ def peaks_mib(case: Case, setting: Setting, contenders: tuple[str, ...]) -> dict
     return {name: int(output) / MIB for name, output in outputs.items()}
 
 
+def gpu_peaks_mib(contest: Contest, contenders: tuple[str, ...]) -> dict[str, float]:
+    """The same on a GPU, in this process: every workspace passes through torch's allocator, which counts."""
+    import torch
+
+    peaks = {}
+    for name in contenders:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        contest.contenders()[name]()
+        torch.cuda.synchronize()
+        grown = torch.cuda.max_memory_allocated() - before
+        peaks[name] = (contest.operands.get(name.split()[0], 0) + grown) / MIB
+    return peaks
+
+
 def peak_bytes(case: Case, setting: Setting, name: str) -> int:
     """Peak memory of this process while the contender runs once, after a small run that loads the libraries."""
     import torch
@@ -61,11 +76,6 @@ def peak_bytes(case: Case, setting: Setting, name: str) -> int:
     run = contest.contenders()[name]
     operands = contest.operands.get(name.split()[0], 0)
     gc.collect()
-    if setting.device.startswith("cuda"):
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return operands + torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # memory that building freed must not be there to reuse
     before = _status_bytes("RssAnon") + _status_bytes("RssShmem")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import click
 import show
+import verification
+from kernel_sources import sources_checksum
 from measure import BUSY, ROOT, Row, geometric_mean
+from show import machine
 from targets import means
 
-BEGIN, END = "<!-- speed: begin, written by bench/report.py -->", "<!-- speed: end -->"
+from gconv.backends import ON_GPU
+
+BEGIN, END = "<!-- {}: begin, written by {} -->", "<!-- {}: end -->"
 LEGEND = """# Speed, case by case
 
 Written by `python bench/report.py` from the rows in `bench/results/`. Medians of runs that take turns in one process;
@@ -45,6 +50,20 @@ def newest(rows: list[Row], selection: str) -> list[list[Row]]:
     return [of_set[name] for name in sorted(of_set, key=SETS.index)]
 
 
+def gpu_runs(rows: list[Row]) -> list[list[Row]]:
+    """The newest run on every GPU of every backend and kind; what is left of it, if it was cut off."""
+    runs = grouped((row for row in rows if row["selection"].startswith("gpu")), lambda row: row["run"])
+    by_time = sorted(runs, key=lambda run: run[0]["run"])
+    return list({(run[0]["environment"]["device"], gpu_options(run)): run for run in by_time}.values())
+
+
+def gpu_options(rows: list[Row]) -> str:
+    """The options of bench/run.py that make rows like these."""
+    train = " --train" if rows[0]["selection"] == "gpu train" else ""
+    backend = "" if rows[0]["case"]["suite"] == "gpu choice" else f" --backend {rows[0]['backend']}"
+    return f"--device cuda{train}{backend}"
+
+
 def markdown_table(rows: list[dict[str, str]]) -> str:
     """Dictionaries from column to text as a Markdown table; a column that a row lacks stays empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -65,10 +84,10 @@ def provenance(rows: list[Row], options: str = "") -> str:
     run, where = rows[0]["run"], rows[0]["environment"]
     command = f"python bench/run.py {options}".rstrip()
     commit = where["commit"] + (" with uncommitted changes" if where["dirty"] else "")
-    load = f", load average {where['load']:.1f}" if where["load"] > BUSY else ""
+    load = f", load average {where['load']:.1f}" if where["load"] > BUSY and "driver" not in where else ""
+    cut = f", {len(rows)} of {rows[0]['cases']} cases" if len(rows) < rows[0]["cases"] else ""
     return (
-        f"`{command}` on {where['device']}, {where['threads']} threads, {where['instruction_set']}, "
-        f"torch {where['versions']['torch']}, commit {commit}, {run[:10]}{load}"
+        f"`{command}` on {machine(where)}, torch {where['versions']['torch']}, commit {commit}, {run[:10]}{load}{cut}"
     )
 
 
@@ -91,14 +110,16 @@ def result(row: Row) -> str:
     )
 
 
-def layers_table(rows: list[Row]) -> str:
+def layers_table(rows: list[Row], suite: str = "layers") -> str:
     """group_conv2d's layers: one line per shape, and one per geometric mean that has a target."""
-    layers = [row for row in rows if row["case"]["suite"] == "layers" and row["case"]["op"] == "group_conv2d"]
+    layers = [row for row in rows if row["case"]["suite"] == suite and row["case"]["op"] == "group_conv2d"]
     lines: list[dict[str, str]] = []
     for of_group in grouped(layers, lambda row: row["case"]["group"]):
         group = of_group[0]["case"]["group"]
-        for of_shape in grouped(of_group, lambda row: (row["case"]["c_in"], row["case"]["height"])):
+        for of_shape in grouped(of_group, shape_key):
             line = {"group": group, "channels per orientation, image": show.shape(of_shape[0]["case"])}
+            if suite == "gpu":
+                line["dtype"] = of_shape[0]["case"]["dtype"]
             line |= {row["case"]["work"]: result(row) for row in of_shape}
             for row in of_shape:
                 if "memory_mib" in row:
@@ -114,13 +135,20 @@ def layers_table(rows: list[Row]) -> str:
     return markdown_table(lines)
 
 
+def shape_key(row: Row) -> tuple[object, ...]:
+    """What rows of one line have in common."""
+    case = row["case"]
+    return case["c_in"], case["height"], case.get("dtype")
+
+
 def rest_table(rows: list[Row]) -> str:
     """One line for every other op, table and pass: the worst case by name, the geometric mean, how many targets met."""
     lines = []
     kept = [
         row
         for row in rows
-        if (row["case"]["op"], row["case"]["suite"]) != ("group_conv2d", "layers") and row["case"]["suite"] != "profile"
+        if (row["case"]["op"], row["case"]["suite"]) not in (("group_conv2d", "layers"), ("group_conv2d", "gpu"))
+        and row["case"]["suite"] != "profile"
     ]
     for same in grouped(kept, lambda row: (row["case"]["suite"], row["case"]["op"], row["case"]["work"])):
         case = same[0]["case"]
@@ -143,7 +171,7 @@ def rest_table(rows: list[Row]) -> str:
     return markdown_table(lines)
 
 
-def readme_section(runs: list[list[Row]], train: list[Row]) -> str:
+def readme_section(runs: list[list[Row]], train: list[Row], gpu: list[list[Row]]) -> str:
     """What stands between the markers: the first run whole, of the others the layers."""
     full, *others = runs
     parts = [
@@ -159,17 +187,22 @@ def readme_section(runs: list[list[Row]], train: list[Row]) -> str:
         parts += [f"Both sides held to {instruction_set(rows)}: {provenance(rows, held_to(rows))}:", layers_table(rows)]
     if train:
         parts += [f"{provenance(train, '--train')}:", rest_table(train)]
+    for rows in gpu:
+        layers = [layers_table(rows, "gpu")] if rows[0]["case"]["suite"] == "gpu" else []
+        parts += [f"{provenance(rows, gpu_options(rows))}:", *layers, rest_table(rows)]
     parts.append("Every case, and where the time goes: `docs/speed.md`.")
     return "\n\n".join(parts)
 
 
-def details(runs: list[list[Row]], train: list[Row]) -> str:
+def details(runs: list[list[Row]], train: list[Row], gpu: list[list[Row]]) -> str:
     """docs/speed.md: every row."""
     parts = [LEGEND]
     full, *others = runs
-    for rows, options in ((full, ""), *((rows, held_to(rows)) for rows in others), (train, "--train")):
+    of_cpu = ((full, ""), *((rows, held_to(rows)) for rows in others), (train, "--train"))
+    for rows, options in (*of_cpu, *((rows, gpu_options(rows)) for rows in gpu)):
         if rows:
-            parts += [f"## {instruction_set(rows)}{', training steps' * (rows is train)}", provenance(rows, options)]
+            name = rows[0]["environment"]["device"] if rows in gpu else instruction_set(rows)
+            parts += [f"## {name}{', training steps' * ('--train' in options)}", provenance(rows, options)]
         for table in grouped(rows, lambda row: (row["case"]["op"], row["case"]["suite"])):
             case = table[0]["case"]
             title = f"### {case['op']}, {show.SUITES[case['suite']].title}"
@@ -177,16 +210,22 @@ def details(runs: list[list[Row]], train: list[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def replace_section(text: str, section: str) -> str:
-    """The text with what stands between the markers replaced.
+def replace_section(text: str, name: str, section: str, script: str = "bench/report.py") -> str:
+    """The text with what stands between the markers of this name replaced.
 
     Raises:
         ValueError: the markers are not there once each.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"report: the page must hold {BEGIN} and {END} once each")
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", flags=re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n{section}\n{END}", text)
+    begin, end = BEGIN.format(name, script), END.format(name)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"report: the page must hold {begin} and {end} once each")
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", flags=re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n{section}\n{end}", text)
+
+
+def verified_section(rows: list[Row]) -> str:
+    """Per kernel and GPU backend, whether it was verified as it is now."""
+    return markdown_table(verification.cells(rows, ON_GPU, sources_checksum()))
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -239,11 +278,13 @@ def main(files: tuple[Path, ...], selection: str, readme: Path, page: Path, plot
     runs, train = newest(rows, selection), next(iter(newest(rows, "train")), [])
     if not runs:
         raise click.ClickException(f"there is no finished {selection} run yet: python bench/run.py makes one")
+    gpu = gpu_runs(rows)
     try:
-        readme.write_text(replace_section(readme.read_text(), readme_section(runs, train)))
+        text = replace_section(readme.read_text(), "speed", readme_section(runs, train, gpu))
+        readme.write_text(replace_section(text, "verified", verified_section(rows)))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    page.write_text(details(runs, train))
+    page.write_text(details(runs, train, gpu))
     draw(runs[0], plot)
     click.echo(f"wrote {readme}, {page} and {plot}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,28 +17,52 @@ import click
 import show
 
 from sgan.config import BACKENDS
-from sgan.train import check_backend, check_device, wait_without_spinning
+from sgan.train import check_device, wait_without_spinning
 
 if TYPE_CHECKING:
     from measure import Case, Row, Setting
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OPS = ("lifting_conv2d", "group_conv2d", "group_pool")
-SUITES = tuple(name for name in show.SUITES if name != "train")
+SUITES = tuple(name for name in show.SUITES if name not in show.TRAINS)
 GROUPS = ("C2", "C4", "D1", "D2", "D4", "C8", "D8")
 ONEDNN_NAMES = {"avx2": "AVX2", "avx512": "AVX512_CORE"}  # ONEDNN_MAX_CPU_ISA in oneDNN's documentation
-BUDGET_S, QUICK_BUDGET_S = 1.5, 0.3  # of each race
+BUDGET_S, QUICK_BUDGET_S, GPU_BUDGET_S = 1.5, 0.3, 0.5  # of each race
 
 
-def select(ops: tuple[str, ...], groups: tuple[str, ...], suites: tuple[str, ...], device: str) -> list[Case]:
-    """The cases that the options ask for, suite by suite. Only the CPU engine has a profile."""
-    from measure import has_engine
+def select(
+    ops: tuple[str, ...], groups: tuple[str, ...], suites: tuple[str, ...], device: str, backend: str | None
+) -> list[Case]:
+    """The cases that the options ask for, suite by suite; by default those for the device.
+
+    On a GPU that is what a backend does if one is named, and what is chosen if none is.
+    """
     from runner import module_of
 
-    there = tuple(name for name in suites or SUITES if name != "profile" or has_engine(device))
+    default = tuple(name for name in SUITES if device == "cpu" or (name == "gpu choice") == (backend is None))
+    there = tuple(name for name in suites or default if runs_on(name, device, named=name in suites))
     cases = [case for op in ops or OPS for case in module_of(op).CASES]
     kept = [case for case in cases if case.group in (groups or GROUPS) and case.suite in there]
-    return sorted(kept, key=lambda case: SUITES.index(case.suite))
+    if device == "cpu":
+        return sorted(kept, key=lambda case: SUITES.index(case.suite))
+    return sorted(kept, key=lambda case: (SUITES.index(case.suite), case.op != "group_conv2d"))  # targets come first
+
+
+def runs_on(suite: str, device: str, named: bool = False) -> bool:
+    """Whether a suite is for the device. Named ones with small shapes may run on a GPU, too, but for the profile."""
+    from measure import has_engine, is_gpu
+
+    if suite == "profile":
+        return has_engine(device)
+    return suite.startswith("gpu") == is_gpu(device) or (named and is_gpu(device))
+
+
+def selection(device: str, train: bool, quick: bool, narrowed: bool) -> str:
+    """What kind of run it is: reports are made of whole ones."""
+    if quick or narrowed:
+        return "quick" if quick else "partial"
+    kind = "train" if train else "full"
+    return kind if device == "cpu" else f"gpu {kind}"
 
 
 @contextmanager
@@ -65,6 +91,7 @@ def opened(path: str | None, device: str) -> Iterator[TextIO]:
     type=click.Choice(list(ONEDNN_NAMES)),
     help="Hold gconv and torch's CPU convolution to this one. [default: the best that there is]",
 )
+@click.option("--seconds", type=float, default=math.inf, help="Start no case after so many. [default: run them all]")
 @click.option(
     "--json",
     "json_path",
@@ -81,41 +108,47 @@ def main(
     device: str,
     threads: int | None,
     instruction_set: str | None,
+    seconds: float,
     json_path: str | None,
 ) -> None:
     """Time gconv beside its baselines and hold it to its targets; about five minutes on two CPU cores.
 
-    Every case is checked first, forward and both gradients, against conv2d in float64; a wrong one gets no ratio, and
-    the exit status is 1. Then gconv and the baselines run in turn in one process. A ratio is the median of the paired
-    ratios, baseline time / gconv time, with the 20th and 80th percentile: above 1, gconv is faster.
+      Every case is checked first, forward and both gradients, against conv2d in float64; a wrong one gets no ratio, and
+      the exit status is 1. Then gconv and the baselines run in turn in one process. A ratio is the median of the paired
+      ratios, baseline time / gconv time, with the 20th and 80th percentile: above 1, gconv is faster.
 
-    \b
-    Baselines: torch's conv2d on the pre-expanded filter bank, in whichever memory format is faster; escnn's R2Conv
-    in train and eval mode where escnn is installed; for pooling a copy of as many bytes, and torch's reduction.
+      \b
+      Baselines: torch's conv2d on the pre-expanded filter bank, in whichever memory format is faster, on a GPU with
+      cudnn.benchmark; escnn's R2Conv in train and eval mode where escnn is installed; for pooling a copy of as many
+      bytes, and torch's reduction. A GPU has its own shapes, for a named --backend, and without one to hold what gconv
+    chooses to dense; work there is timed between events.
 
-    \b
-    Examples:
-      python bench/run.py --quick
-      python bench/run.py --op group_conv2d --group D4 --suite layers
-      python bench/run.py --train
-      python bench/report.py        # the README's table and plot, from the newest full run
+      \b
+      Examples:
+        python bench/run.py --quick
+        python bench/run.py --op group_conv2d --group D4 --suite layers
+        python bench/run.py --train
+    python bench/run.py --device cuda --backend triton    # a part of bench/gpu.sh
+        python bench/report.py        # the README's table and plot, from the newest full run
     """
     if train:
         wait_without_spinning()  # as sgan.train does; before torch is loaded
     if instruction_set is not None:
         os.environ["ONEDNN_MAX_CPU_ISA"] = ONEDNN_NAMES[instruction_set]  # read once, by torch's first convolution
     import torch
-    from measure import Setting, device_name, slug
+    from measure import Setting, device_name
     from runner import Bench, module_of
     from targets import means
 
     from gconv import build
+    from gconv.backends import unavailable
+    from gconv.backends.measured import slug
 
     if train and (ops or groups or suites):
         raise click.UsageError("--train takes no --op, --group or --suite")
     check_device(device)
-    if backend is not None:
-        check_backend(backend, device)
+    if backend is not None and (reason := unavailable(backend, torch.empty(0, device=device))):
+        raise click.UsageError(f"--backend {backend} cannot run: {reason}")
     if threads is not None:
         torch.set_num_threads(threads)
     if instruction_set is not None:
@@ -125,20 +158,28 @@ def main(
     setting = Setting(backend, device, torch.get_num_threads())
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides
-    cases = module_of("train_step").CASES if train else select(ops, groups, suites, device)
+        torch.backends.cudnn.benchmark = True  # the baseline's best case
+    if train:
+        cases = [case for case in module_of("train_step").CASES if runs_on(case.suite, device)]
+    else:
+        cases = select(ops, groups, suites, device, backend)
     cases = [case for case in cases if case.quick or not quick]
     if not cases:
         raise click.UsageError("no case has all of these options")
-    kind = "partial" if ops or groups or suites or backend else "train" if train else "full"
-    bench = Bench(setting, QUICK_BUDGET_S if quick else BUDGET_S, with_memory=not quick)
-    bench.header |= {"selection": "quick" if quick else kind, "cases": len(cases)}
+    narrowed = bool(ops or groups or suites or (backend and device == "cpu"))
+    budget_s = QUICK_BUDGET_S if quick else GPU_BUDGET_S if device == "cuda" else BUDGET_S
+    bench = Bench(setting, budget_s, with_memory=not quick)
+    bench.header |= {"selection": selection(device, train, quick, narrowed), "cases": len(cases)}
     name = slug(f"{device_name(device)} {setting.threads} threads" if device == "cpu" else device_name(device))
     say = partial(click.echo, err=json_path == "-")
     say(intro(bench.header["environment"], setting))
-    table = None
+    table, end = None, time.monotonic() + seconds
     with opened(json_path, name) as stream:
         for case in cases:
-            row = bench.measure(case)
+            if time.monotonic() > end:
+                say(f"{seconds:g} s are over: {len(cases) - len(bench.rows)} of {len(cases)} cases were left out")
+                break
+            row = bench.measure_or_say_why(case) if device == "cuda" else bench.measure(case)
             if table != (case.op, case.suite):
                 table = (case.op, case.suite)
                 say(show.heading(row))
@@ -158,7 +199,7 @@ def intro(environment: Row, setting: Setting) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     commit = environment["commit"] + (" with uncommitted changes" if environment["dirty"] else "")
     lines = [
-        f"{environment['device']}, {setting.threads} threads, instruction set {environment['instruction_set']}",
+        show.machine(environment),
         f"{versions}, commit {commit}",
     ]
     if (load := environment["load"]) > BUSY:

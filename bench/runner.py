@@ -20,11 +20,14 @@ from measure import (
     best_variant,
     environment,
     has_engine,
+    is_gpu,
     keep_freed_memory,
+    matmul_flops,
     paired_ratios,
     race,
     spread,
 )
+from show import TRAINS
 from targets import judged
 
 import gconv
@@ -71,7 +74,7 @@ class Bench:
 
     def measure(self, case: Case) -> Row:
         """The row of one case; one whose result is wrong has no quantities."""
-        module = module_of("train_step" if case.suite == "train" else case.op)
+        module = module_of("train_step" if case.suite in TRAINS else case.op)
         contest: Contest = module.contest(case, self.setting)
         check = self.check(case, contest)
         row: Row = {**self.header, "time": now(), "case": asdict(case), "backend": self.backend(case), "check": check}
@@ -82,9 +85,21 @@ class Bench:
         self.rows.append(row)
         return row
 
+    def measure_or_say_why(self, case: Case) -> Row:
+        """As :meth:`measure`, but a case that raises has a row that says so: one kernel that does not compile must not
+        cost the others a rare hour on a GPU."""
+        try:
+            return self.measure(case)
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            row = {**self.header, "time": now(), "case": asdict(case), "backend": self.setting.backend or "auto"}
+            row |= {"check": {}, "wrong": True, "error": text[:300], "quantities": {}, "targets": []}
+            self.rows.append(row)
+            return row
+
     def check(self, case: Case, contest: Contest) -> dict[str, float]:
         """The contest's check, which cases share that differ only in what is measured."""
-        suite = case.suite if case.suite in ("eval", "train") else ""
+        suite = case.suite if case.suite in ("eval", "gpu choice", *TRAINS) else ""
         key = replace(case, suite=suite, work="", quick=False, memory=False)
         if key not in self.checked:
             self.checked[key] = contest.check()
@@ -92,11 +107,12 @@ class Bench:
 
     def backend(self, case: Case) -> str:
         """The backend that runs; "auto" for a network, whose layers choose one by one."""
-        if self.setting.backend or case.suite == "train":
+        if case.suite in TRAINS or (self.setting.backend and case.suite != "gpu choice"):
             return self.setting.backend or "auto"
         group = gconv.group_from_name(case.group)
         axis = () if case.op == "lifting_conv2d" else (group.order,)
-        x = torch.empty(case.batch, case.c_in, *axis, case.height, case.height, device=self.setting.device)
+        shape = (case.batch, case.c_in, *axis, case.height, case.height)
+        x = torch.empty(shape, device=self.setting.device, dtype=case.torch_dtype)
         if case.op == "group_pool":
             return gconv.explain(case.op, x, group=group).backend
         weight = x.new_empty(weight_shape(case))
@@ -105,7 +121,7 @@ class Bench:
     def race(self, case: Case, contest: Contest) -> Row:
         """Times, paired ratios, fractions of what the machine can do, and peak memory."""
         samples = race(contest.contenders(), self.budget_s, self.setting.device)
-        peak = self.fma_peak()
+        peak = self.peak_flops(case)
         best = {rival: best_variant(samples, rival) for rival in contest.rivals}
         quantities: dict[str, Spread] = {}
         for rival, name in best.items():
@@ -124,7 +140,9 @@ class Bench:
         row |= {"rounds": len(samples[OURS]), "best": best, "fma_peak_gflops": peak / 1e9, "quantities": quantities}
         if case.memory and self.with_memory:
             baseline = best["torch" if case.op == "group_pool" else "conv2d"]
-            peaks = memory.peaks_mib(case, self.setting, (OURS, baseline))
+            names = (OURS, baseline)
+            on_gpu = is_gpu(self.setting.device)
+            peaks = memory.gpu_peaks_mib(contest, names) if on_gpu else memory.peaks_mib(case, self.setting, names)
             quantities["memory"] = spread([peaks[OURS] / (peaks[baseline] + memory.RESOLUTION_MIB)])
             row["memory_mib"] = peaks
         return row
@@ -147,10 +165,16 @@ class Bench:
             quantities["multiply of peak"] = spread([speed / peak])
         return {"stages": shares, "fma_peak_gflops": peak / 1e9, "quantities": quantities}
 
+    def peak_flops(self, case: Case) -> float:
+        """The FLOP/s that fractions are of: on a GPU of torch's matrix product in the case's dtype, measured once."""
+        if is_gpu(self.setting.device):
+            return matmul_flops(case.dtype) if case.suite == "gpu" else 0.0
+        return self.fma_peak()
+
     def fma_peak(self) -> float:
         """The most FLOP/s of float32 multiply-adds on all threads that this run has seen, measured again each time.
 
-        0 where nothing measures it: on a GPU, and without the native engine.
+        0 without the native engine.
         """
         if has_engine(self.setting.device):
             self.peak = max(self.peak, *(cpu.fma_peak(self.setting.threads) for _ in range(3)))

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,12 +52,13 @@ class Shape:
         taps = self.c_in * self.size**2 * math.prod(self.axis)
         return 2.0 * self.batch * self.out_height**2 * self.c_out * self.order * taps
 
-    def operands(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    def operands(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         """x, weight and the gradient of the output, in the layout that gconv's layers pass on."""
         last = torch.channels_last_3d if self.axis else torch.channels_last
-        x = torch.randn(self.batch, self.c_in, *self.axis, self.height, self.height, dtype=dtype)
-        weight = torch.randn(self.c_out, self.c_in, *self.axis, self.size, self.size, dtype=dtype)
-        grad_out = torch.randn(self.batch, self.c_out, self.order, self.out_height, self.out_height, dtype=dtype)
+        draw = partial(torch.randn, dtype=dtype, device=device)
+        x = draw(self.batch, self.c_in, *self.axis, self.height, self.height)
+        weight = draw(self.c_out, self.c_in, *self.axis, self.size, self.size)
+        grad_out = draw(self.batch, self.c_out, self.order, self.out_height, self.out_height)
         return x.contiguous(memory_format=last), weight, grad_out.contiguous(memory_format=torch.channels_last_3d)
 
 

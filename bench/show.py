@@ -25,16 +25,21 @@ SUITES = {
     ),
     "overhead": Suite("an image of 4x4: time of a call above conv2d's", "overhead_us", "overhead"),
     "profile": Suite("where the threads' time goes", "multiply of peak", "products of peak"),
+    "gpu": Suite("on a GPU, against cuDNN's conv2d on the pre-expanded bank", "ratio", "ratio"),
+    "gpu pool": Suite("on a GPU, against a copy of as many bytes", "of copy bandwidth", "of copy bandwidth"),
+    "gpu choice": Suite("on a GPU, what backend=None takes, against dense", "ratio", "ratio"),
+    "gpu train": Suite("on a GPU, one training step against the same step with every layer on dense", "ratio", "ratio"),
     "train": Suite("one training step against the same step with every layer on dense", "ratio", "ratio"),
 }
 
+TRAINS = ("train", "gpu train")  # suites of whole training steps
 PERCENT = ("of copy bandwidth", "of full vectors", "multiply of peak", "of peak", "dense equivalent")
 
 MEMORY = "peak MiB, gconv / baseline"
 
 # Console columns that are wider than their name.
 COLUMN = {"group": 5, "shape": 32, "pass": 16, "baseline ms": 17, "ratio": 20, "of copy bandwidth": 20, "speed": 20}
-COLUMN |= {"overhead": 24, "target": 14, MEMORY: 27}
+COLUMN |= {"dtype": 8, "overhead": 24, "target": 14, MEMORY: 27}
 
 
 def amount(quantity: str, value: float) -> str:
@@ -65,7 +70,7 @@ def verdicts(row: Row, quantity: str) -> str:
 
 def shape(case: Row) -> str:
     """Channels per orientation, image and batch; or what the networks are."""
-    if case["suite"] == "train":
+    if case["suite"] in TRAINS:
         return f"{case['mode']}, N={case['batch']}"
     channels = f"{case['c_in']}" if case["c_in"] == case["c_out"] else f"{case['c_in']} -> {case['c_out']}"
     if case["mode"]:
@@ -73,10 +78,21 @@ def shape(case: Row) -> str:
     return f"{channels}, {case['height']}x{case['height']}, N={case['batch']}"
 
 
+def machine(environment: Row) -> str:
+    """The device, and what drives it."""
+    if "driver" in environment:
+        return "{device}, driver {driver}, CUDA {cuda}, cuDNN {cudnn}, triton {triton}".format(**environment)
+    return "{device}, {threads} threads, {instruction_set}".format(**environment)
+
+
 def cells(row: Row) -> dict[str, str]:
     """Column to text. All rows of one op and suite have the same columns, but for a wrong one."""
     case, quantities = row["case"], row["quantities"]
     found = {"group": case["group"], "shape": shape(case), "pass": case["work"]}
+    if case["suite"].startswith("gpu"):
+        found["dtype"] = case["dtype"]
+    if "error" in row:
+        return found | {"result": f"FAILED: {row['error']}"}
     if row["wrong"]:
         name, error = max(row["check"].items(), key=lambda item: item[1])
         return found | {"result": f"WRONG: {name} is off by {error:.3g} times the allowed error; no ratio"}
@@ -97,13 +113,14 @@ def _race_cells(row: Row, quantities: Row) -> dict[str, str]:
         ("dense equivalent", "dense eq."),
         ("ratio to escnn train", "escnn train"),
         ("ratio to escnn eval", "escnn eval"),
+        ("ratio to compiled dense", "compiled dense"),
         ("ratio", "x torch"),
     ):
         if name in quantities and name != suite.quantity:
             found[column] = amount(name, quantities[name]["median"])
     if "gb_per_s" in quantities:
         found["GB/s"] = f"{quantities['gb_per_s']['median']:.1f}"
-    if row["case"]["suite"] in ("layers", "pool") and row["selection"] != "quick":
+    if row["case"]["suite"] in ("layers", "pool", "gpu") and row["selection"] != "quick":
         mib = " / ".join(f"{mib:.1f}" for mib in row.get("memory_mib", {}).values())
         found[MEMORY] = f"{mib}, {verdicts(row, 'memory')}".removesuffix(", ")
     return found

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import click
 import torch
-from measure import ROOT, Row, Setting, Spread, environment, geometric_mean, slug, spread
+from measure import ROOT, Row, Setting, Spread, environment, geometric_mean, spread
 from shapes import CONVOLUTIONS, Shape, draw
 from torch import Tensor
 
 import gconv
 from gconv import backends
 from gconv.backends import cpu
+from gconv.backends.measured import slug
 
 SEED = 2  # not bench/tune.py's: these shapes did not make the table
 GROUPS = ("C2", "C4", "D1", "D2", "D4")

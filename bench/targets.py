@@ -18,7 +18,8 @@ class Target:
         suite, quantity: which number.
         bound: each row's, a lower one unless at_most is set.
         groups, work, op: which rows, empty for all.
-        least_width: rows with fewer channels have no target.
+        least_width, most_width: rows with fewer or more channels have no target.
+        dtype: rows of others have no target; empty for all.
         mean: bound on the geometric mean of a group's rows, of which there must be `count`.
     """
 
@@ -30,6 +31,8 @@ class Target:
     op: str = ""
     at_most: bool = False
     least_width: int = 0
+    most_width: int = 2**31
+    dtype: str = ""
     mean: float | None = None
     count: int = 4
 
@@ -40,7 +43,8 @@ class Target:
             and case.group in (self.groups or (case.group,))
             and case.work == (self.work or case.work)
             and case.op == (self.op or case.op)
-            and min(case.c_in, case.c_out) >= self.least_width
+            and case.dtype == (self.dtype or case.dtype)
+            and self.least_width <= min(case.c_in, case.c_out) <= self.most_width
         )
 
     def met(self, value: float) -> bool:
@@ -66,6 +70,12 @@ TARGETS = (
     Target("overhead", "overhead_us", 25, work="forward", at_most=True),
     Target("overhead", "overhead_us", 90, work="recorded", at_most=True),
     Target("profile", "multiply of peak", 0.8, least_width=WIDE, op="group_conv2d"),
+    Target("gpu", "ratio", 1.3, ("C4",), op="group_conv2d", dtype="bfloat16", least_width=64, most_width=127),
+    Target("gpu", "ratio", 1.6, ("C4",), op="group_conv2d", dtype="bfloat16", least_width=128),
+    Target("gpu", "ratio", 2.0, ("D4",), op="group_conv2d", dtype="bfloat16", least_width=32, most_width=63),
+    Target("gpu", "ratio", 2.8, ("D4",), op="group_conv2d", dtype="bfloat16", least_width=64),
+    Target("gpu pool", "of copy bandwidth", 0.85),
+    Target("gpu choice", "ratio", 0.98),
     Target("train", "ratio", 2.0, op="digits-c4"),
     Target("train", "ratio", 2.3, op="rotmnist-c4"),
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import click
 import torch
-from measure import Case, Contest, Setting
+from measure import Case, Contest, Run, Setting, is_gpu
 from torch import nn
 
 import gconv.nn as gnn
@@ -19,13 +20,35 @@ TOLERANCE = 1e3 * torch.finfo(torch.float32).eps
 CASES = [
     Case("digits-c4", "train", "C4", 0, 0, 28, "step", mode="G 38/19/10, D 16/32/65", quick=True),
     Case("rotmnist-c4", "train", "C4", 0, 0, 28, "step", batch=16, mode="G 256/128/64, D 64/128/256"),
+    Case("digits-c4", "gpu train", "C4", 0, 0, 28, "step", mode="G 38/19/10, D 16/32/65"),
+    Case("digits-d4", "gpu train", "D4", 0, 0, 28, "step", mode="G 28/14/7, D 12/23/46"),
+    Case("rotmnist-c4", "gpu train", "C4", 0, 0, 28, "step", batch=64, mode="G 256/128/64, D 64/128/256"),
 ]
 
 
 def contest(case: Case, setting: Setting) -> Contest:
-    """One step of the trainer (2 D steps, 1 G step, Adam, R1, moving average) against the same step on dense."""
+    """One step of the trainer (2 D steps, 1 G step, Adam, R1, moving average) against the same step on dense.
+
+    On a GPU also against dense with the generator under torch.compile; the discriminator cannot be, for R1
+    differentiates it twice, which compiled modules refuse.
+    """
     runs = [trainer(case, setting, backend).step for backend in (setting.backend, "dense")]
-    return Contest(runs[0], {"dense": {"": runs[1]}}, check=lambda: errors(case, setting))
+    rivals: dict[str, dict[str, Run]] = {"dense": {"": runs[1]}}
+    if is_gpu(setting.device) and (compiled := compiled_step(case, setting)):
+        rivals["compiled dense"] = {"": compiled}
+    return Contest(runs[0], rivals, check=lambda: errors(case, setting))
+
+
+def compiled_step(case: Case, setting: Setting) -> Run | None:
+    """The step on dense with a compiled generator; None, and a word why, where torch.compile gives up on it."""
+    compiled = trainer(case, setting, "dense")
+    compiled.generator.compile()
+    try:
+        compiled.step()
+    except Exception as error:  # of any of its compilers
+        click.echo(f"left out: compiled dense: {type(error).__name__}: {str(error).splitlines()[:1]}", err=True)
+        return None
+    return compiled.step
 
 
 def trainer(case: Case, setting: Setting, backend: str | None) -> Trainer:

@@ -22,6 +22,7 @@ from shapes import CONVOLUTIONS, Shape, draw
 
 from gconv import backends
 from gconv.backends import Work, cpu
+from sgan.train import check_device
 
 SEED = 1  # bench/sweep.py draws with another
 OPS = (*CONVOLUTIONS * 4, "group_pool")  # whose choice is easy
@@ -59,17 +60,26 @@ class Sample:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default=300.0, show_default=True, help="How long to measure.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: torch's]")
-@click.option("--output", default=str(backends.TABLE), show_default="the package's", help="Where the table goes.")
-def main(seconds: float, threads: int | None, output: str) -> None:
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), show_default="the package's", help="Where the table goes.")
+def main(seconds: float, threads: int | None, device: str, output: Path | None) -> None:
     """Measure gconv's cpu backend beside dense on random shapes and write the table that backend=None goes by.
 
     The table holds, for every pass of every op, a quadratic polynomial in the logarithms of the lengths that predicts
     the ratio of the times. What is printed is how well polynomials fitted to four fifths of the shapes choose for the
     others; the table is fitted to all of them. Run it on an idle machine; bench/sweep.py tests the result.
+
+    With --device cuda: every GPU backend beside dense on a grid of shapes (bench/tune_gpu.py), a table per device.
     """
+    if device == "cuda":
+        import tune_gpu  # which imports this module
+
+        check_device(device)
+        tune_gpu.write(seconds, output)
+        return
     if threads is not None:
         torch.set_num_threads(threads)
-    write(list(measure(seconds)), Path(output))
+    write(list(measure(seconds)), output or backends.TABLE)
 
 
 def write(samples: list[Sample], path: Path) -> None:
@@ -110,9 +120,9 @@ def measure(seconds: float) -> Iterator[Sample]:
                 yield Sample(work, times["cpu"], times["dense"])
 
 
-def passes(shape: Shape, dtype: torch.dtype, mode: str) -> Iterator[tuple[Work, Pass]]:
+def passes(shape: Shape, dtype: torch.dtype, mode: str, device: str = "cpu") -> Iterator[tuple[Work, Pass]]:
     """The passes of an op as functions of the backend's name."""
-    x, weight, grad_out = shape.operands(dtype)
+    x, weight, grad_out = shape.operands(dtype, device)
     ops, height = torch.ops.gconv, shape.height
     group, stride, padding = shape.group, shape.stride, shape.padding
     if shape.op == "group_pool":

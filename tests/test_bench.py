@@ -32,6 +32,8 @@ BENCHES = {
 }
 ENGINE = measure.has_engine("cpu")
 CASES = 8 if ENGINE else 7
+BEGIN, END = (marker.format("speed", "bench/report.py") for marker in (report.BEGIN, report.END))
+VERIFIED = "\n".join(marker.format("verified", "bench/report.py") for marker in (report.BEGIN, report.END))
 TINY = Case("group_conv2d", "layers", "C4", 3, 5, 5, "forward", batch=2, quick=True)
 
 
@@ -210,7 +212,7 @@ def test_the_report_is_made_from_the_newest_full_run(tmp_path: Path) -> None:
     ]
     data, page, readme, plot = (tmp_path / name for name in ("rows.jsonl", "speed.md", "README.md", "plot.svg"))
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    readme.write_text(f"{VERIFIED}\nbefore\n{BEGIN}\nold\n{END}\nafter\n")
     arguments = [str(data), "--readme", str(readme), "--details", str(page), "--plot", str(plot)]
     written = []
     for _ in range(2):
@@ -219,8 +221,9 @@ def test_the_report_is_made_from_the_newest_full_run(tmp_path: Path) -> None:
         written.append([file.read_bytes() for file in (page, readme, plot)])
     assert written[0] == written[1]
     text = readme.read_text()
-    assert text.startswith(f"before\n{report.BEGIN}\n")
-    assert text.endswith(f"\n{report.END}\nafter\n")
+    assert "| `group_pool` | " in text[: text.index("\nbefore")]
+    assert f"\nbefore\n{BEGIN}\n" in text
+    assert text.endswith(f"\n{END}\nafter\n")
     assert "3.25 (3.15 to 3.35), >= 2.5 met" in text
     assert "0.75 (0.65 to 0.85), >= 2.2 missed" in text  # losses stay
     assert "10.0 / 20.0" in text
