@@ -88,7 +88,11 @@ def check_backend(name: str, device: str) -> None:
 @click.option(
     "--outdir", type=click.Path(path_type=Path, file_okay=False), help="The run folder. [default: runs/<preset>]"
 )
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... [default: cpu]")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="cpu, cuda, cuda:1, ...; on CUDA steps are replayed from a graph where they can be. [default: cpu]",
+)
 @click.option(
     "--backend", type=click.Choice(BACKENDS), help="gconv backend of every convolution. [default: gconv chooses]"
 )
