@@ -25,10 +25,9 @@ def report() -> Table:
     for name in backends.BACKENDS:
         reason = backends.unavailable(name, _probe(name))
         table.add_row(f"backend {name}", f"missing: {reason}" if reason else _present(name))
-    table.add_row("backend cuda", "missing: not written yet")
     table.add_row("compiler", str(info.get("compiler") or "none found at build time"))
     table.add_row("OpenMP", "yes" if info.get("openmp") else "no: the cpu backend runs on one thread")
-    table.add_row("nvcc", str(info.get("nvcc") or f"no: {info.get('cuda_missing_reason') or 'not found'}"))
+    table.add_row("nvcc", str(info.get("nvcc") or "not used"))
     table.add_row("triton package", _version("triton"))
     table.add_row("devices", ", ".join(_devices()))
     return table
@@ -36,7 +35,7 @@ def report() -> Table:
 
 def _probe(name: str) -> Tensor:
     """A tensor of the kind that the backend is for."""
-    return torch.zeros(1, device="cuda" if name == "triton" and torch.cuda.is_available() else "cpu")
+    return torch.zeros(1, device="cuda" if name in backends.ON_GPU and torch.cuda.is_available() else "cpu")
 
 
 def _version(package: str) -> str:
@@ -49,6 +48,9 @@ def _version(package: str) -> str:
 def _present(name: str) -> str:
     if name == "triton":
         return "yes, in its interpreter: slow, for tests" if launch.interpreted() else "yes"
+    if name == "cuda":
+        kernels = build.cuda()
+        return "yes, emulated on the CPU: slow, for tests" if kernels and kernels.emulated else "yes"
     if name != "cpu":
         return "yes"
     native = build.native()

@@ -49,7 +49,7 @@ def group_conv_transpose2d(
         padding: rows and columns cut from every side of the output.
         output_padding: rows and columns added at the bottom and the right only, less than stride. Exactly equivariant
             iff it is 0, or the group moves no axis.
-        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose, as for the input gradient of
+        backend: "reference", "dense", "cpu", "triton" or "cuda"; None lets gconv choose, as for the input gradient of
             group_conv2d.
 
     Returns:

@@ -12,9 +12,11 @@ from gconv import backends
 from gconv.backends import Work, filters
 from gconv.backends.filter_cache import FilterCache
 from gconv.groups import PlanarGroup, group_from_name
+from gconv.ops import _epilogue
 from gconv.ops import group_conv2d as group_conv2d_op
 from gconv.ops import lifting_conv2d as lifting_conv2d_op
 from gconv.ops._convolution import forward_work, run_forward
+from gconv.ops._epilogue import Epilogue
 from gconv.ops._shortcut import below_autograd, plainly_eager, records, refuse_forward_mode
 from gconv.ops.group_pool import pool
 
@@ -52,7 +54,7 @@ def lifting_conv2d(
         dilation: positive step between the taps of a filter, as torch's. Above 1 only on "dense".
         groups: as torch's: blocks of channels that do not mix; weight is then (C_out, C_in / groups, K, K). Above 1
             only on "dense".
-        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose (see :func:`explain`).
+        backend: "reference", "dense", "cpu", "triton" or "cuda"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout, with
@@ -79,6 +81,8 @@ def group_conv2d(
     padding: int = 0,
     dilation: int = 1,
     groups: int = 1,
+    negative_slope: float | None = None,
+    pool: str | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Correlates a feature map on the group with every transformed copy of each filter.
@@ -96,22 +100,43 @@ def group_conv2d(
         stride: positive step between outputs; exactness as in :func:`lifting_conv2d`.
         padding: zeros added on every side.
         dilation, groups: as in :func:`lifting_conv2d`; weight has C_in / groups input channels.
-        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose (see :func:`explain`).
+        negative_slope: what negative outputs are multiplied with, LeakyReLU's slope; 0 is ReLU. None for none.
+        pool: "max" or "mean" of that over the whole group, as :func:`group_pool`; None for none.
+        backend: "reference", "dense", "cpu", "triton" or "cuda"; None lets gconv choose (see :func:`explain`).
 
     Returns:
-        (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout. Gradients of every order exist. The
-        cpu and triton backends sum and subtract orientations, so an infinity may come out as NaN where a bank gives
-        infinity, or a number. triton does so in x's dtype: in float16 numbers above 65504 / |G| may overflow, those of
+        (N, C_out, |G|, H', W') of x's dtype, in torch.channels_last_3d layout; pooled (N, C_out, H', W') in
+        torch.channels_last layout. Gradients of every order exist.
+
+        negative_slope and pool are ops of their own, which round their results, except where the kernel applies them:
+        on "cuda", in eager mode, if no gradient is recorded and, to pool, the group is on the pixel grid. That takes
+        no launch of its own, works in float32 and rounds once. In half precision a maximum of slope 0 or 1 is the same
+        number either way; a mean, and any other slope, may differ by the roundings that are left out. :func:`explain`
+        tells.
+
+        The cpu, triton and cuda backends sum and subtract orientations, so an infinity may come out as NaN where a bank
+        gives infinity, or a number; cuda in float32 splits numbers in two, with the same outcome. triton and cuda do so
+        in x's dtype: in float16 numbers above 65504 / |G| may overflow, those of
         the output's gradient too.
 
     Raises:
-        TypeError: not tensors, integer or mixed dtypes, an option not an int.
-        ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend.
+        TypeError: not tensors, integer or mixed dtypes, an option not an int, negative_slope no number.
+        ValueError: wrong rank, channels, filter or device, no output pixel, unknown backend or pool, negative_slope not
+            finite.
         RuntimeError: the named backend cannot run these tensors.
     """
-    if _needs_bank("group_conv2d", dilation, groups):
-        return _convolve_bank("group_conv2d", x, weight, bias, group, stride, padding, dilation, groups, backend)
-    return _convolve("group_conv2d", x, weight, bias, group, stride, padding, backend)
+    epilogue = _epilogue.checked("group_conv2d", negative_slope, pool)
+    needs_bank = _needs_bank("group_conv2d", dilation, groups)
+    if not epilogue.empty and not needs_bank:
+        fused = _fused(x, weight, bias, group, stride, padding, epilogue, backend)
+        if fused is not None:
+            return fused
+    if needs_bank:
+        out = _convolve_bank("group_conv2d", x, weight, bias, group, stride, padding, dilation, groups, backend)
+    else:
+        out = _convolve("group_conv2d", x, weight, bias, group, stride, padding, backend)
+    out = _epilogue.leaky_relu(out, epilogue.negative_slope)
+    return out if pool is None else group_pool(out, group=group, mode=pool, backend=backend)
 
 
 def group_pool(
@@ -129,7 +154,7 @@ def group_pool(
         group: the group of the map.
         mode: "max" or "mean". Ties of "max" take the first member in value and gradient; NaN propagates.
         subgroup: element indices closed under the product; None pools over the whole group.
-        backend: "reference", "dense", "cpu" or "triton"; None lets gconv choose (see :func:`explain`).
+        backend: "reference", "dense", "cpu", "triton" or "cuda"; None lets gconv choose (see :func:`explain`).
 
     Returns:
         (N, C, H, W) in torch.channels_last layout, or with ``subgroup`` (N, C, |G/H|, H, W) over the left cosets
@@ -203,6 +228,27 @@ def _convolve(
     refuse_forward_mode(operation, x, weight, bias)
     op = torch.ops.gconv.lifting_conv2d if operation == "lifting_conv2d" else torch.ops.gconv.group_conv2d
     return op(x, weight, bias, group.name, stride, padding, name)
+
+
+def _fused(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: PlanarGroup,
+    stride: int,
+    padding: int,
+    epilogue: Epilogue,
+    backend: str | None,
+) -> Tensor | None:
+    """A group convolution and its epilogue, checked, in one kernel; None where it takes several ops."""
+    operation = "group_conv2d"
+    x, weight, bias = _autocast(x, weight, bias)
+    _check_convolution(operation, x, weight, bias, group, stride, padding)
+    name = _backend_name(operation, backend)
+    if _epilogue.unfused(x, weight, bias, group, stride, padding, epilogue, name):
+        return None
+    out = backends.cuda.conv2d_epilogue(x, weight, bias, group, padding, *epilogue)
+    return out if epilogue.pool is None else out.squeeze(2)
 
 
 def _needs_bank(operation: str, dilation: int, groups: int) -> bool:

@@ -26,7 +26,7 @@ __all__ = [
 
 GROUPS = ("C1", "C2", "C4", "C8", "D1", "D2", "D4", "D8")
 # gconv's backends, named here too because importing gconv loads torch, for which --help would have to wait.
-BACKENDS = ("reference", "dense", "cpu", "triton")
+BACKENDS = ("reference", "dense", "cpu", "triton", "cuda")
 FLAGS = ("preset", "data", "resolution", "subset", "kimg", "tick", "seed", "device", "backend")  # of the command line
 # What torch modules implement, named here for the same reason.
 LOSSES = ("ra", "non-saturating", "saturating", "wasserstein", "hinge")  # and alphaA for any number A > 1

@@ -18,7 +18,8 @@ Pair = tuple[tuple[str, Any], tuple[str, Any]]
 
 GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")
 OPERATIONS = ("lifting_conv2d", "group_conv2d")
-GPU_BACKENDS = ("triton",)  # tests/test_gpu.py: on the CPU they run in an interpreter, far too slow for the other tests
+# tests/test_gpu.py: on the CPU one runs in an interpreter, the other is emulated, far too slow for the other tests.
+GPU_BACKENDS = ("triton", "cuda")
 BACKENDS = tuple(
     name
     for name in backends.BACKENDS
@@ -181,7 +182,7 @@ def bounds(case: Case, magnitudes: dict[str, Tensor], backend: str, dtype: torch
     irreps of d^3 / |G|, at most 3 / 2, and the result is rounded once: 13 roundings, less than 7 eps S.
     """
     order = case.planar_group.order
-    transformed = backend in ("cpu", "triton") and not case.lifting
+    transformed = backend in ("cpu", "triton", "cuda") and not case.lifting
     per_tap = 2 * case.planar_group.coset_count if transformed else order
     pixels = case.batch * min(case.output_shape[-2], case.height) * min(case.output_shape[-1], case.width)
     terms = {

@@ -150,6 +150,18 @@ def test_ops_compile_with_dynamic_shapes_and_gradients(operation: str) -> None:
             torch.testing.assert_close(ours, eager)
 
 
+def test_an_epilogue_compiles_to_its_ops() -> None:
+    group = gconv.CyclicGroup(4)
+
+    def run(x: Tensor, weight: Tensor, slope: float) -> Tensor:
+        return gconv.group_conv2d(x, weight, group=group, padding=1, negative_slope=slope, pool="max")
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size, slope in ((3, 0.2), (4, 0.3), (5, 0.0)):
+        x, weight = doubles((2, 3, 4, size, size + 1)), doubles((5, 3, 4, 3, 3))
+        assert torch.equal(compiled(x, weight, slope), run(x, weight, slope))
+
+
 def test_pooling_over_cosets_compiles() -> None:
     pool = gconv.nn.GroupPool(group=gconv.DihedralGroup(4), subgroup=(0, 4))
     compiled = torch.compile(pool, fullgraph=True, dynamic=True, backend="aot_eager")

@@ -64,7 +64,7 @@ DEFAULT = resolve("digits-c4")
         *((name, "C3", "one of C1, C2, C4, C8, D1, D2, D4, D8") for name in ("generator_group", "discriminator_group")),
         ("generator", "vae", f"one of {', '.join(GENERATORS)}"),
         ("discriminator", "points-8", f"one of {', '.join(DISCRIMINATORS)}"),
-        ("backend", "fastest", "one of reference, dense, cpu, triton, or None"),
+        ("backend", "fastest", "one of reference, dense, cpu, triton, cuda, or None"),
     ],
 )
 def test_what_cannot_be_is_refused(name: str, value: object, message: str) -> None:

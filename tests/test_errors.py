@@ -50,14 +50,14 @@ ANY_CONVOLUTION: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"bias": image(4, dtype=torch.float64)}, TypeError, "bias must have x's dtype torch.float32, got torch.float64"),
     ({"bias": image(4).to("meta")}, ValueError, "bias must be on x's device cpu, got meta"),
     (
-        {"backend": "cuda"},
+        {"backend": "tpu"},
         ValueError,
-        "backend must be None or one of 'reference', 'dense', 'cpu', 'triton', got 'cuda'",
+        "backend must be None or one of 'reference', 'dense', 'cpu', 'triton', 'cuda', got 'tpu'",
     ),
     (
         {"backend": "auto"},
         ValueError,
-        "backend must be None or one of 'reference', 'dense', 'cpu', 'triton', got 'auto'",
+        "backend must be None or one of 'reference', 'dense', 'cpu', 'triton', 'cuda', got 'auto'",
     ),
     ({"backend": 1}, ValueError, "backend must be None or one of .*, got 1"),
 ]
@@ -100,6 +100,19 @@ OF_GROUP: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight": image(4, 3, 3, 3)}, ValueError, r"weight must be \(C_out, C_in, 4, K, K\) for group C4, got"),
     ({"weight": image(4, 3, 4, 3, 5)}, ValueError, r"weight must be .*, got \(4, 3, 4, 3, 5\)"),
     ({"group": gconv.DihedralGroup(4)}, ValueError, r"weight must be \(C_out, C_in, 8, K, K\) for group D4, got"),
+    ({"negative_slope": "0"}, TypeError, "negative_slope must be None or a float, got str"),
+    ({"negative_slope": False}, TypeError, "negative_slope must be None or a float, got bool"),
+    ({"negative_slope": -float("inf")}, ValueError, "negative_slope must be finite, got -inf"),
+    ({"negative_slope": float("nan")}, ValueError, "negative_slope must be finite, got nan"),
+    ({"pool": "min"}, ValueError, "pool must be None, 'max' or 'mean', got 'min'"),
+    ({"pool": ""}, ValueError, "pool must be None, 'max' or 'mean', got ''"),
+    ({"pool": ["max"]}, ValueError, r"pool must be None, 'max' or 'mean', got \['max'\]"),
+    (
+        {"negative_slope": 0.2, "x": image(2, 3, 5, 6)},
+        ValueError,
+        r"x must be \(N, 3, 4, H, W\) .*, got \(2, 3, 5, 6\)",
+    ),
+    ({"pool": "max", "backend": "tpu"}, ValueError, "backend must be None or one of .*, got 'tpu'"),
 ]
 OF_POOL: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": [1.0]}, TypeError, "x must be a Tensor, got list"),
@@ -116,7 +129,7 @@ OF_POOL: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"subgroup": 2}, TypeError, "subgroup must be None or a sequence of ints, got 2"),
     ({"subgroup": "02"}, TypeError, "subgroup must be None or a sequence of ints, got '02'"),
     ({"subgroup": [0.0]}, TypeError, r"subgroup must be None or a sequence of ints, got \[0.0\]"),
-    ({"backend": "cuda"}, ValueError, "backend must be None or one of .*, got 'cuda'"),
+    ({"backend": "tpu"}, ValueError, "backend must be None or one of .*, got 'tpu'"),
 ]
 BAD = [
     *(("lifting_conv2d", *entry) for entry in ANY_CONVOLUTION + OF_LIFTING),

@@ -18,10 +18,11 @@ from gconv import backends, build
 
 
 @pytest.fixture
-def without_triton(monkeypatch: pytest.MonkeyPatch) -> str:
-    """As on a machine without a GPU, with or without triton; gives the reason."""
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> str:
+    """As on a machine without a GPU, with or without triton and nvcc; gives the reason."""
     reason = "not here"
-    monkeypatch.setattr(backends.triton_backend, "missing", lambda x: reason)
+    for name in backends.ON_GPU:
+        monkeypatch.setattr(backends.BACKENDS[name], "missing", lambda x: reason)
     return reason
 
 
@@ -128,17 +129,17 @@ def test_a_named_backend_runs_in_both_directions(operation: str, backend: str, m
     assert ran == [[backend], [backend]]
 
 
-def test_explanations_read_well(without_triton: str) -> None:
+def test_explanations_read_well(without_gpu: str) -> None:
     case, x, weight = operands("group_conv2d")
     lines = str(gconv.explain("group_conv2d", x.to("meta"), weight.to("meta"), group=case.planar_group)).splitlines()
     reason = "cpu cannot run: it runs on CPU tensors, and x is on meta"
     assert lines[0] == f"group_conv2d: dense ({reason})"
     assert lines[1:3] == [f"  input_grad: dense ({reason})", f"  weight_grad: dense ({reason})"]
-    assert lines[3:] == [f"  {reason}", f"  triton cannot run: {without_triton}"]
+    assert lines[3:] == [f"  {reason}", *(f"  {name} cannot run: {without_gpu}" for name in backends.ON_GPU)]
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the native module was not built: python -m gconv says why")
-def test_explanations_compare_the_times(monkeypatch: pytest.MonkeyPatch, without_triton: str) -> None:
+def test_explanations_compare_the_times(monkeypatch: pytest.MonkeyPatch, without_gpu: str) -> None:
     case, x, weight = operands("group_conv2d")
     monkeypatch.setattr(backends, "predicted_ratio", lambda work: 0.5 if work.step == "input_grad" else 2.5)
     table = "by the table that bench/tune.py measured"
@@ -146,7 +147,8 @@ def test_explanations_compare_the_times(monkeypatch: pytest.MonkeyPatch, without
         f"group_conv2d: cpu (dense would take 2.5 times as long, {table})",
         f"  input_grad: dense (cpu may take 2 times as long, {table})",
         f"  weight_grad: cpu (dense would take 2.5 times as long, {table})",
-        f"  triton cannot run: {without_triton}",
+        f"  triton cannot run: {without_gpu}",
+        f"  cuda cannot run: {without_gpu}",
     ]
 
 
@@ -155,6 +157,19 @@ def test_explain_knows_autocast() -> None:
     told = gconv.explain("group_conv2d", x.bfloat16(), weight.bfloat16(), group=case.planar_group)
     with torch.autocast("cpu", torch.bfloat16):
         assert gconv.explain("group_conv2d", x, weight, group=case.planar_group) == told
+
+
+def test_explain_says_that_an_epilogue_is_ops_of_its_own() -> None:
+    case, x, weight = operands("group_conv2d")
+    told = gconv.explain("group_conv2d", x, weight, group=case.planar_group, negative_slope=0.2)
+    assert told.epilogue == "ops of their own: only cuda has it in its kernel"
+    assert f"\n  negative_slope and pool: {told.epilogue}\n" in str(told)
+    told = gconv.explain("group_conv2d", x, weight, group=case.planar_group, padding=1, dilation=2, pool="max")
+    assert told.epilogue == "ops of their own: only the expanded bank takes dilation or groups above 1"
+    for dilation in (1, 2):
+        told = gconv.explain("group_conv2d", x, weight, group=case.planar_group, padding=1, dilation=dilation)
+        assert told.epilogue == ""
+        assert "negative_slope" not in str(told)
 
 
 def test_explain_refuses_what_the_op_refuses() -> None:
@@ -176,6 +191,12 @@ def test_explain_refuses_what_the_op_refuses() -> None:
         gconv.explain("group_pool", x, group=group, stride=2)
     with pytest.raises(ValueError, match=r"^explain: padding must be 0 for group_pool, got 1"):
         gconv.explain("group_pool", x, group=group, padding=1)
+    with pytest.raises(ValueError, match=r"^explain: pool must be None for group_conv_transpose2d, got max"):
+        gconv.explain("group_conv_transpose2d", x, weight, group=group, pool="max")
+    with pytest.raises(ValueError, match=r"^explain: negative_slope must be None for group_pool, got 0.2"):
+        gconv.explain("group_pool", x, group=group, negative_slope=0.2)
+    with pytest.raises(ValueError, match=r"^group_conv2d: pool must be None, 'max' or 'mean', got 'min'"):
+        gconv.explain("group_conv2d", x, weight, group=group, pool="min")
     with pytest.raises(ValueError, match=r"^explain: groups must be 1 for group_conv_transpose2d, got 2"):
         gconv.explain("group_conv_transpose2d", x, weight, group=group, groups=2)
     with pytest.raises(TypeError, match=r"^explain: weight must be None for group_pool, got Tensor"):
@@ -189,13 +210,13 @@ def test_explain_refuses_what_the_op_refuses() -> None:
 
 
 def test_without_the_native_module_dense_runs_and_everything_says_why(
-    without_native: str, without_triton: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    without_native: str, without_gpu: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, x, weight = operands("group_conv2d")
     told = gconv.explain("group_conv2d", x, weight, group=case.planar_group, padding=1)
     assert told.backend == "dense"
     assert told.reason == f"cpu cannot run: {without_native}"
-    assert told.unavailable == {"cpu": without_native, "triton": without_triton}
+    assert told.unavailable == {"cpu": without_native, "triton": without_gpu, "cuda": without_gpu}
     ran = calls(monkeypatch, "conv2d")
     case.run(x, weight, None)
     assert ran == ["dense"]

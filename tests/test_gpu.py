@@ -1,6 +1,7 @@
-"""Every backend that runs on a GPU against the reference in float64: on a GPU, or in triton's interpreter.
+"""Every backend that runs on a GPU against the reference in float64: on a GPU, or triton in its interpreter, or cuda
+emulated (tests/emulation.py).
 
-Shapes are few and small, each here for a reason: the interpreter takes milliseconds per tile and tap.
+Shapes are few and small, each here for a reason: either takes milliseconds per tile and tap.
 """
 
 from __future__ import annotations
@@ -9,21 +10,28 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
+import emulation
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import GPU_BACKENDS, GROUPS, OPERATIONS, Case, bounds, integers, three_maps
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gconv
 from gconv import backends
+from gconv.backends import cuda
 from gconv.backends.triton import launch
 from gconv.layout import canonical
 
 GPU = torch.cuda.is_available()
-if not GPU and not launch.interpreted():
-    pytest.skip("there is no GPU, and TRITON_INTERPRET=1 is not set", allow_module_level=True)
+EMULATED = None if GPU else emulation.load()
+if not GPU and not launch.interpreted() and not EMULATED:
+    pytest.skip(
+        f"there is no GPU, and neither TRITON_INTERPRET=1 nor {emulation.VARIABLE} is set", allow_module_level=True
+    )
 
 # triton 3.6's interpreter takes loop bounds out of arrays in a way that numpy will refuse.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning:triton")
@@ -47,6 +55,7 @@ REASONS = [
     ("one past a tile of input channels", "C4", {"size": 1, "padding": 0, "height": 3, "c_in": 65, "batch": 1}),
     ("one past a tile of output channels", "C4", {"size": 1, "padding": 0, "height": 3, "c_out": 65, "batch": 1}),
     ("empty batch", "D4", {"batch": 0}),
+    ("padding above the filter", "C4", {"size": 2, "padding": 3, "height": 3, "width": 5, "batch": 1}),
     ("stride", "C4", {"stride": 2, "height": 6, "width": 7, "batch": 1}),
     ("stride above the filter, padding above it", "D1", {"stride": 3, "size": 2, "padding": 3, "batch": 1}),
 ]
@@ -106,13 +115,32 @@ def on_device(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 
 
 def in_turn(cases: dict[str, Case], names: list[str]) -> list[Any]:
-    """Every case in every dtype on a GPU; in the interpreter, which is slow, in one of them."""
+    """Every case in every dtype, emulated on either kind of device; in the interpreter, which is slow, in one dtype."""
     return [
-        pytest.param(case, backend, dtype, id=f"{name}-{backend}-{str(dtype)[6:]}")
+        pytest.param(case, backend, dtype, device, id=f"{name}-{backend}-{str(dtype)[6:]}{device and '-' + device}")
         for number, (name, case) in enumerate(cases.items())
         for backend, dtype in product(names, DTYPES)
-        if GPU or dtype == DTYPES[number % len(DTYPES)]
+        if GPU or backend == "cuda" or dtype == DTYPES[number % len(DTYPES)]
+        for device in devices(backend, dtype)
     ]
+
+
+def devices(backend: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """Those to emulate the kernels for; float32 has one kind of kernel."""
+    if not EMULATED or backend != "cuda":
+        return ("",)
+    return ("8.0",) if dtype == torch.float32 else ("8.0", "9.0")
+
+
+@pytest.fixture
+def on_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Emulates the kernels for one of :func:`devices` from here on."""
+
+    def choose(device: str) -> None:
+        if device:
+            monkeypatch.setattr(cuda, "EMULATED", emulation.DEVICES[device])
+
+    return choose
 
 
 def operands(case: Case, draw: Callable[..., Tensor]) -> dict[str, Tensor]:
@@ -124,9 +152,16 @@ def operands(case: Case, draw: Callable[..., Tensor]) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize(("case", "backend", "dtype"), in_turn(CASES, EXACT))
-def test_integers_come_out_bit_for_bit(case: Case, backend: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("case", "backend", "dtype", "device"), in_turn(CASES, EXACT))
+def test_integers_come_out_bit_for_bit(
+    case: Case, backend: str, dtype: torch.dtype, device: str, on_machine: Callable[[str], None]
+) -> None:
     """Every sum and difference of them is exact, and the result is rounded once."""
+    on_machine(device)
+    assert_bit_for_bit(case, backend, dtype)
+
+
+def assert_bit_for_bit(case: Case, backend: str, dtype: torch.dtype) -> None:
     exact, bias = operands(case, integers), integers((case.c_out,))
     expected = three_maps(case, **exact, bias=bias, backend="reference")
     found = three_maps(case, **on_device(exact, dtype), bias=bias.to(DEVICE, dtype), backend=backend)
@@ -144,13 +179,44 @@ COPIED = {
 }
 
 
-@pytest.mark.parametrize(("case", "backend", "dtype"), in_turn(COPIED, EXACT))
+@pytest.mark.parametrize(("case", "backend", "dtype", "device"), in_turn(COPIED, EXACT))
 def test_maps_copied_through_descriptors_are_exact_on_integers(
-    case: Case, backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    case: Case,
+    backend: str,
+    dtype: torch.dtype,
+    device: str,
+    on_machine: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    on_machine(device)
     if not GPU:
         monkeypatch.setattr(launch, "capability", lambda x: (9, 0))
-    test_integers_come_out_bit_for_bit(case, backend, dtype)
+    assert_bit_for_bit(case, backend, dtype)
+
+
+# Several slices of input channels and several blocks of output channels, whose copies and products overlap.
+PIPELINED = [
+    Case("group_conv2d", "C4", c_in=72, c_out=72, batch=1),
+    Case("group_conv2d", "D4", c_in=40, c_out=40, batch=1),
+    Case("lifting_conv2d", "C4", c_in=3, c_out=72, batch=1),
+]
+
+
+@pytest.mark.skipif(not EMULATED, reason="the schedules are the emulation's")
+@pytest.mark.parametrize("device", emulation.DEVICES)
+@pytest.mark.parametrize("schedule", emulation.SCHEDULES, ids=lambda schedule: "-".join(map(str, schedule)))
+@pytest.mark.parametrize("case", PIPELINED, ids=str)
+def test_every_schedule_gives_the_same_bits(
+    case: Case, schedule: tuple[str, str, int], device: str, on_machine: Callable[[str], None]
+) -> None:
+    """A missing barrier or wait shows under one of them."""
+    on_machine(device)
+    assert EMULATED is not None
+    EMULATED.set_schedule(*schedule)
+    try:
+        assert_bit_for_bit(case, "cuda", torch.bfloat16)
+    finally:
+        EMULATED.set_schedule("forward", "eager")
 
 
 WIDE = [
@@ -189,6 +255,179 @@ def test_tensor_float_32_rounds_operands_to_eleven_bits_where_torch_allows_it(op
     allowed = bounds(case, magnitudes, backend, torch.float16)  # eleven bits, too
     for name, found in three_maps(case, **on_device(exact, torch.float32), backend=backend).items():
         assert bool(((found.cpu().double() - expected[name]).abs() <= allowed[name]).all()), name
+
+
+only_cuda = pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "cuda"])
+
+# ---- negative_slope and pool in the kernel, which integers and a slope of 1/4 go through exactly, to be rounded once
+EPILOGUES: list[dict[str, Any]] = [
+    {"negative_slope": 0.0},
+    {"negative_slope": 0.25},
+    {"pool": "max"},
+    {"pool": "mean"},
+    {"negative_slope": 0.25, "pool": "mean"},
+    {"negative_slope": 0, "pool": "max"},
+]
+FUSED = {
+    **{group: Case("group_conv2d", group, c_out=channels) for group, channels in zip(GROUPS, 3 * (3, 4), strict=True)},
+    "wide": Case("group_conv2d", "C4", size=1, padding=0, height=3, c_in=33, c_out=67, batch=1),
+    "padding above the filter": Case("group_conv2d", "D4", size=2, padding=3, batch=1),
+    "cosets": Case("group_conv2d", "C8", height=2, width=3, batch=1),
+}
+
+
+def convolve(case: Case, operands: list[Tensor], backend: str, **epilogue: Any) -> Tensor:
+    options: dict[str, Any] = {"stride": case.stride, "padding": case.padding, "backend": backend}
+    return gconv.group_conv2d(*operands, group=case.planar_group, **options, **epilogue)
+
+
+def composed(case: Case, operands: list[Tensor], backend: str, negative_slope: float = 1, pool: str = "") -> Tensor:
+    """What negative_slope and pool mean, op by op."""
+    out = convolve(case, operands, backend)
+    out = F.leaky_relu(out, negative_slope) if negative_slope else F.relu(out)
+    return gconv.group_pool(out, group=case.planar_group, mode=pool, backend=backend) if pool else out
+
+
+@pytest.fixture
+def in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the other way impossible."""
+    for name in ("conv2d", "group_pool"):
+        monkeypatch.delattr(cuda, name)
+
+
+@pytest.mark.usefixtures("in_one_launch")
+@pytest.mark.parametrize(
+    ("case", "backend", "dtype", "device"), in_turn(FUSED, [name for name in BACKENDS if name == "cuda"])
+)
+def test_a_fused_epilogue_is_exact_on_integers(
+    case: Case, backend: str, dtype: torch.dtype, device: str, on_machine: Callable[[str], None]
+) -> None:
+    on_machine(device)
+    exact = [integers(case.x_shape), integers(case.weight_shape), integers((case.c_out,))]
+    given = [tensor.to(DEVICE, dtype) for tensor in exact]
+    for epilogue in EPILOGUES:
+        if "pool" in epilogue and not case.planar_group.is_lattice:
+            continue
+        found, wanted = convolve(case, given, backend, **epilogue), composed(case, exact, "reference", **epilogue)
+        assert torch.equal(found.cpu(), wanted.to(dtype)), epilogue
+        assert found.stride() == canonical(wanted).stride()
+
+
+@only_cuda
+@pytest.mark.usefixtures("in_one_launch")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_fused_epilogue_of_reals_stays_within_the_rounding_bound(backend: str, dtype: torch.dtype) -> None:
+    """Both maps bring numbers no further apart than they were."""
+    case = Case("group_conv2d", "D4", height=3, c_in=19, batch=1)
+    given = on_device(operands(case, torch.randn), dtype)
+    exact = {name: tensor.cpu().double() for name, tensor in given.items()}
+    magnitudes = three_maps(case, **{name: tensor.abs() for name, tensor in exact.items()}, backend="reference")
+    allowed = bounds(case, magnitudes, "cuda", dtype)["forward"]
+    for epilogue in EPILOGUES:
+        found = convolve(case, [given["x"], given["weight"]], "cuda", **epilogue).cpu().double()
+        error = (found - composed(case, [exact["x"], exact["weight"]], "reference", **epilogue)).abs()
+        assert bool((error <= (allowed.amax(2) if "pool" in epilogue else allowed)).all()), epilogue
+
+
+@only_cuda
+@pytest.mark.usefixtures("in_one_launch")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_fused_epilogue_keeps_nan_and_infinity(backend: str, dtype: torch.dtype) -> None:
+    case = Case("group_conv2d", "C4", c_out=4)
+    bias = torch.tensor([torch.nan, torch.inf, -torch.inf, 1])
+    exact = [integers(case.x_shape), integers(case.weight_shape), bias.double()]
+    exact[0][0, 0, 0, 0, 0] = torch.nan
+    given = [tensor.to(DEVICE, dtype) for tensor in exact]
+    for epilogue in EPILOGUES:
+        found, wanted = convolve(case, given, "cuda", **epilogue), composed(case, exact, "reference", **epilogue)
+        apart = found.cpu()[1:], wanted.to(dtype)[1:]  # from the image with the NaN, of which every irrep has a part
+        torch.testing.assert_close(*apart, rtol=0, atol=0, equal_nan=True)
+        assert bool(found.cpu()[wanted.isnan()].isnan().all())
+
+
+@only_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("plane", [0, 1])
+def test_a_fused_maximum_takes_nan_over_infinity(backend: str, plane: int, dtype: torch.dtype) -> None:
+    """Both coefficients overflow: their sum is infinite, their difference NaN."""
+    case = Case("group_conv2d", "C2", size=1, padding=0, height=1, width=1, c_in=1, c_out=1, batch=1)
+    given = [torch.zeros(shape, device=DEVICE, dtype=dtype) for shape in (case.x_shape, case.weight_shape)]
+    given[0][:, :, plane], given[1][:, :, 0] = 3e38, 8
+    assert convolve(case, given, "cuda").isnan().flatten().tolist() == [plane == 1, plane == 0]
+    assert bool(convolve(case, given, "cuda", pool="max").isnan())
+    assert bool(composed(case, given, "cuda", pool="max").isnan())
+
+
+@only_cuda
+@pytest.mark.usefixtures("in_one_launch")
+@pytest.mark.parametrize("pool", ["", "max"])
+def test_a_fused_epilogue_stays_within_its_tensors(backend: str, pool: str) -> None:
+    case = Case("group_conv2d", "C4", height=5, width=3, c_in=3, c_out=5)
+    exact = [integers(case.x_shape), integers(case.weight_shape)]
+    x, weight = (tensor.to(DEVICE, torch.float32) for tensor in exact)
+    with Surrounded() as memory:
+        found = cuda.conv2d_epilogue(between_nan(x), weight, None, case.planar_group, case.padding, 0.0, pool or None)
+    assert memory.intact()
+    wanted = composed(case, exact, "reference", 0.0, pool)
+    assert torch.equal(found.squeeze(2).cpu() if pool else found.cpu(), wanted.float())
+
+
+@only_cuda
+def test_an_epilogue_is_fused_where_nothing_else_needs_the_convolution(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, fused, real = Case("group_conv2d", "C4"), [], cuda.conv2d_epilogue
+    monkeypatch.setattr(cuda, "conv2d_epilogue", lambda *arguments: fused.append(1) or real(*arguments))
+    given = [tensor.to(DEVICE, torch.float32) for tensor in case.operands(integers) if tensor is not None]
+    epilogue: dict[str, Any] = {"negative_slope": 0.25, "pool": "max"}
+    wanted = composed(case, given, "cuda", **epilogue)
+
+    def run(*tensors: Tensor, **options: Any) -> Tensor:
+        given = {"group": case.planar_group, "padding": 1, "backend": "cuda", **epilogue, **options}
+        return gconv.group_conv2d(*tensors, **given)
+
+    def runs_fused(call: Callable[[], Tensor], times: int) -> bool:
+        fused.clear()
+        out = call()
+        return torch.equal(out.float(), wanted.float()) and len(fused) == times
+
+    assert runs_fused(lambda: run(*given), 1)
+    for leaf in given:
+        leaf.requires_grad_()
+        assert runs_fused(lambda: run(*given), 0)
+        with torch.no_grad():
+            assert runs_fused(lambda: run(*given), 1)
+        leaf.requires_grad_(False)
+    with torch.inference_mode():
+        assert runs_fused(lambda: run(*given), 1)
+    with torch.autocast(DEVICE, dtype=torch.float16):  # these integers fit it
+        assert runs_fused(lambda: run(*given), 1)
+    with torch.profiler.profile():
+        assert runs_fused(lambda: run(*given), 1)
+    assert runs_fused(lambda: torch.vmap(run, in_dims=(0, None, None))(given[0][None], *given[1:])[0], 0)
+    assert runs_fused(lambda: torch.compile(run, backend="eager", fullgraph=True)(*given), 0)
+    assert runs_fused(lambda: make_fx(run, tracing_mode="fake")(*given)(*given), 0)
+    fused.clear()
+    run(*given, stride=2)
+    run(*given, dilation=2, backend=None)
+    run(given[0][:0], *given[1:])
+    with Surrounded():
+        run(*given)
+    assert not fused
+
+
+@only_cuda
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=str)
+def test_an_epilogue_has_the_gradients_of_its_ops(backend: str, epilogue: dict[str, Any]) -> None:
+    case = Case("group_conv2d", "C4", batch=1)
+    found = []
+    for run in (convolve, composed):
+        torch.manual_seed(0)
+        leaves = [torch.randn(shape, device=DEVICE, requires_grad=True) for shape in (case.x_shape, case.weight_shape)]
+        out = run(case, leaves, "cuda", **epilogue)
+        found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for ours, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
 
 
 def every_second(tensor: Tensor) -> Tensor:
@@ -450,7 +689,7 @@ def test_pooling_stays_within_its_tensors(mode: str, backend: str) -> None:
     not GPU or torch.cuda.mem_get_info()[1] < 40 * 2**30,
     reason="takes 14 GB of a GPU's memory; more than a test should",
 )
-@pytest.mark.parametrize("backend", GPU_BACKENDS)
+@pytest.mark.parametrize("backend", [name for name in GPU_BACKENDS if name in BACKENDS])
 def test_positions_past_32_bits(backend: str) -> None:
     """A map of more than 2^31 numbers, all zero but for a corner at its end, which alone must give the same."""
     group, side = gconv.CyclicGroup(2), 4096

@@ -93,3 +93,23 @@ def test_the_trivial_group_is_the_planar_convolution(operation: str) -> None:
     planar = F.conv2d(x.flatten(1, -3), weight.flatten(1, -3), bias, stride=2, padding=1)
     for backend in BACKENDS:
         assert torch.equal(case.run(x, weight, bias, backend).squeeze(2), planar)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2, "backend": None}], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["D4", "C8"])
+def test_negative_slope_and_pool_are_the_ops(name: str, backend: str, options: dict[str, object]) -> None:
+    case, group = Case("group_conv2d", name), gconv.group_from_name(name)
+    given = {"group": group, "padding": 2, "backend": backend, **options}
+    activations = {None: lambda x: x, 0: F.relu, 0.2: lambda x: F.leaky_relu(x, 0.2)}
+    for slope, pool in ((0, None), (0.2, "max"), (None, "mean"), (0.2, None)):
+        leaves = [tensor.requires_grad_() for tensor in case.operands(torch.randn) if tensor is not None]
+        found = gconv.group_conv2d(*leaves, **given, negative_slope=slope, pool=pool)
+        wanted = activations[slope](gconv.group_conv2d(*leaves, **given))
+        if pool:
+            wanted = gconv.group_pool(wanted, group=group, mode=pool, backend=given["backend"])
+        cotangent = torch.randn_like(wanted)
+        gradients = [torch.autograd.grad(out, leaves, cotangent) for out in (found, wanted)]
+        for ours, theirs in zip([found, *gradients[0]], [wanted, *gradients[1]], strict=True):
+            assert torch.equal(ours, theirs)
+            assert ours.stride() == theirs.stride()

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gconv
 from gconv import backends
-from gconv.backends import Work, measured
+from gconv.backends import Work, measured, nvidia
 from gconv.backends.triton import launch
 
 DEVICE = "ACME G-1, 80 GB"
@@ -106,7 +106,7 @@ def test_more_than_was_measured_counts_as_the_most(write: Write) -> None:
 def explained(device: str, monkeypatch: pytest.MonkeyPatch) -> gconv.Explanation:
     """What explain says of tensors on a GPU that nobody has."""
     monkeypatch.setattr(backends, "_device_name", lambda index: device)
-    monkeypatch.setattr(launch, "_capability", lambda index: (9, 0))
+    monkeypatch.setattr(nvidia, "capability", lambda index: (9, 0))
     monkeypatch.setattr(launch, "triton_missing", lambda: None)
     with FakeTensorMode():
         x = torch.empty(16, 64, 4, 16, 16, device="cuda", dtype=torch.bfloat16)

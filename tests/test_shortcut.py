@@ -8,10 +8,11 @@ import pytest
 import torch
 from cases import BACKENDS, OPERATIONS, Case
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import gconv
-from gconv.ops._shortcut import plainly_eager, records
+from gconv.ops._shortcut import eager, plainly_eager, records
 
 
 def through_the_op(case: Case, x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
@@ -85,6 +86,31 @@ def test_what_is_plain() -> None:
     assert seen == [False, False]
     with torch.device("cpu"):
         assert not plainly_eager(x)
+
+
+def test_what_is_eager() -> None:
+    """All that is plain, and what only the profiler watches."""
+    x, weight = torch.randn(2), nn.Parameter(torch.randn(2))
+    assert eager(x, weight, None)
+    with torch.profiler.profile():
+        assert eager(x, weight)
+        assert not plainly_eager(x, weight)
+    with torch.inference_mode():
+        assert eager(torch.randn(2), x)
+    with torch.autocast("cpu"):
+        assert eager(x)
+    for other in (x.to("meta"), torch._neg_view(x), torch._efficientzerotensor(2), [1.0]):
+        assert not eager(x, other)
+    assert eager(x.to("meta"))
+    seen: list[bool] = []
+    torch.func.vmap(lambda row: seen.append(eager(row)) or row)(torch.randn(2, 2))
+    torch.jit.trace(lambda row: seen.append(eager(row)) or row + 1, x, check_trace=False)
+    torch.compile(lambda row: row + eager(row), backend="eager", fullgraph=True)(x)
+    assert seen == [False, False]
+    with torch.device("cpu"):
+        assert not eager(x)
+    with FakeTensorMode():
+        assert not eager(x)
 
 
 def test_saved_tensors_and_checkpoints_work() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import gconv
 from gconv import backends
+from gconv.backends import nvidia
 from gconv.backends.triton import backend, launch
 
 
@@ -48,7 +49,7 @@ def test_the_reason_is_given_in_plain_words(
     x: Any, capability: tuple[int, int], reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(launch, "_capability", lambda index: capability)
+    monkeypatch.setattr(nvidia, "capability", lambda index: capability)
     assert backends.unavailable("triton", x) == reason
 
 

@@ -1,9 +1,10 @@
 """The backends and the rule that picks one. A named backend runs or raises; None lets gconv choose.
 
 Every backend is a module with the same six functions: conv2d, conv2d_input_grad, conv2d_weight_grad, group_pool,
-group_pool_backward and group_pool_select. Those that run on some tensors only say so by a function missing. Those that
-gconv chooses from for CPU tensors, dense and cpu, also transform a filter once for many calls: pack, packing_state and
-conv2d_packed (gconv/backends/filter_cache.py).
+group_pool_backward and group_pool_select. Those that run on some tensors only say so by a function missing. cuda has no
+kernels for some convolutions, as its function uncovered says: gconv does not choose it for those, and where it is named
+it hands them to dense. Those that gconv chooses from for CPU tensors, dense and cpu, also transform a filter once for
+many calls: pack, packing_state and conv2d_packed (gconv/backends/filter_cache.py).
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gconv.backends import cpu, dense, measured, reference
+from gconv.backends import cpu, cuda, dense, measured, reference
 from gconv.backends.triton import backend as triton_backend
 from gconv.groups import group_from_name
 
 AUTO = "auto"
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "dense": dense, "cpu": cpu, "triton": triton_backend}
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "dense": dense,
+    "cpu": cpu,
+    "triton": triton_backend,
+    "cuda": cuda,
+}
 PACKING = (dense, cpu)  # the modules that transform a filter once for many calls
-_LIMITED = ("cpu", "triton")
-ON_GPU = ("triton",)  # what gconv chooses from, beside dense, for CUDA tensors
+_LIMITED = ("cpu", "triton", "cuda")
+ON_GPU = ("triton", "cuda")  # what gconv chooses from, beside dense, for CUDA tensors
 TABLE = Path(__file__).with_name("choice.json")
 # The largest work that bench/tune.py measures, in FLOPs of dense: some 10 ms on two cores, less where torch is slow.
 MEASURED_FLOPS = {torch.float32: 1e9, torch.float64: 5e8, torch.bfloat16: 1e9, torch.float16: 5e7}
@@ -62,10 +69,15 @@ def unavailable(name: str, x: Tensor) -> str | None:
     return BACKENDS[name].missing(x) if name in _LIMITED else None
 
 
+def unsuited(name: str, work: Work, x: Tensor) -> str | None:
+    """Why the backend is not chosen for this work on tensors like x, whatever it would take; None if it may be."""
+    return unavailable(name, x) or (cuda.uncovered(work, x) if name == "cuda" else None)
+
+
 def choose(work: Work, x: Tensor) -> tuple[str, str]:
     """The backend that ``backend=None`` means for this work on tensors like x, and why."""
     if x.is_cuda:
-        candidates = tuple(name for name in ON_GPU if unavailable(name, x) is None)
+        candidates = tuple(name for name in ON_GPU if unsuited(name, work, x) is None)
         return measured.choose(work, _device_name(x.device.index), candidates)
     if reason := unavailable("cpu", x):
         return "dense", f"cpu cannot run: {reason}"

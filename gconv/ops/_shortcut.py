@@ -7,6 +7,7 @@ several times as much as a planar convolution of a 4 x 4 image.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,20 +37,47 @@ def plainly_eager(*tensors: Tensor | None) -> bool:
 
     Then its autograd formula, if a gradient is recorded, and its kernel are all that it runs.
     """
-    if torch.compiler.is_compiling():
-        return False
-    for tensor in tensors:
-        if tensor is not None and (
-            (type(tensor) is not Tensor and type(tensor) is not nn.Parameter)
-            or _dispatch_keys(tensor).raw_repr() not in _TENSOR_KEYS
-        ):
-            return False
+    return (
+        not torch.compiler.is_compiling()
+        and _ordinary(tensors, _TENSOR_KEYS)
+        and _undisturbed()
+        and not torch._C._autograd._profiler_enabled()
+    )
+
+
+def eager(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether an op on these is not compiled, traced or transformed, and they are ordinary tensors, on any device."""
+    return not torch.compiler.is_compiling() and _undisturbed() and _ordinary((x, *others), _plain_keys_on(x.device))
+
+
+def _undisturbed() -> bool:
+    """Whether this thread runs ops as they are called, in no mode and under no transform."""
     return (
         _thread_keys().raw_repr() in _THREAD_KEYS
         and forward_ad._current_level < 0
         and not torch._C._is_torch_function_mode_enabled()
-        and not torch._C._autograd._profiler_enabled()
     )
+
+
+def _ordinary(tensors: tuple[Tensor | None, ...], keys: frozenset[int]) -> bool:
+    """Whether they are neither subclasses nor carry other keys than these."""
+    for tensor in tensors:
+        if tensor is not None and (
+            (type(tensor) is not Tensor and type(tensor) is not nn.Parameter)
+            or _dispatch_keys(tensor).raw_repr() not in keys
+        ):
+            return False
+    return True
+
+
+@cache
+def _plain_keys_on(device: torch.device) -> frozenset[int]:
+    """What ordinary tensors on a device carry; asked for where nothing makes other tensors."""
+    found = []
+    for inference in (True, False):
+        with torch.inference_mode(inference):
+            found.append(_dispatch_keys(torch.empty(0, device=device)).raw_repr())
+    return frozenset(found)
 
 
 def records(*tensors: Tensor | None) -> bool:

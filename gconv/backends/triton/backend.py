@@ -11,16 +11,14 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
+from gconv.backends import nvidia
+from gconv.backends.nvidia import DTYPES as DTYPES
 from gconv.backends.triton import launch
 from gconv.backends.zero_insertion import unit_stride
 from gconv.groups import Cosets, PlanarGroup
 from gconv.layout import canonical
-
-DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-OLDEST = (8, 0)  # compute capability: the first with bfloat16 in its matrix units and asynchronous copies
 
 
 def missing(x: Tensor) -> str | None:
@@ -28,15 +26,8 @@ def missing(x: Tensor) -> str | None:
     if reason := launch.triton_missing():
         return reason
     if not (x.is_cuda or (x.is_cpu and launch.interpreted())):
-        here = f"x is on {x.device.type}" if torch.cuda.is_available() else "no CUDA device was found"
-        return f"it runs on CUDA tensors, and {here}"
-    if x.dtype not in DTYPES:
-        return f"it knows {', '.join(DTYPES.values())}, and x is {x.dtype}"
-    if torch.version.hip is not None:
-        return "it is written for NVIDIA GPUs, and this torch is built for AMD's"
-    if (capability := launch.capability(x)) < OLDEST:
-        return "it needs compute capability {}.{}, and x is on a device of {}.{}".format(*OLDEST, *capability)
-    return None
+        return nvidia.not_on_gpu(x)
+    return nvidia.unfit(x) or nvidia.too_old(launch.capability(x))
 
 
 def _kernels(stem: str) -> ModuleType:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
+
+from gconv.backends import nvidia
 
 
 class Launch(NamedTuple):
@@ -45,15 +46,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
     if recording_now := _recording.get():
         recording_now.launches.append(Launch(kernel, grid, arguments, options))
         return
-    with _device_of(next(argument for argument in arguments if isinstance(argument, Tensor))):
+    with nvidia.on_device_of(next(argument for argument in arguments if isinstance(argument, Tensor))):
         kernel[grid](*arguments, **options)
-
-
-def _device_of(x: Tensor) -> Any:
-    """Makes x's device the current one: triton launches there, whatever the operands."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(x.device)
 
 
 @contextmanager
@@ -96,15 +90,9 @@ def capability(x: Tensor) -> tuple[int, int]:
     """The compute capability that kernels on x are made for: its device's, (8, 0) in the interpreter."""
     if recording_now := _recording.get():
         return recording_now.capability
-    return _capability(x.device.index) if x.is_cuda else (8, 0)
+    return nvidia.capability(x.device.index) if x.is_cuda else (8, 0)
 
 
 def precision(x: Tensor) -> str:
-    """How tl.dot multiplies x's dtype: float32 as torch's convolutions may. (allow_tf32 raises where only they may.)"""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch makes it at run time
-    return "tf32" if x.dtype == torch.float32 and convolutions.fp32_precision == "tf32" else "ieee"
-
-
-@cache
-def _capability(index: int) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(index)
+    """How tl.dot multiplies x's dtype: float32 as torch's convolutions may."""
+    return "tf32" if nvidia.allows_tf32(x) else "ieee"
