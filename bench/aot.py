@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import torch
+from figures import Row, differences, matches, read_tables, write_table
 from kernel_sources import sources_checksum
 from ptxas import Capability
 from rich.console import Console
@@ -26,8 +26,6 @@ from gconv.groups import group_from_name
 
 if TYPE_CHECKING:
     from gconv.backends.triton.launch import Launch
-
-Row = dict[str, Any]
 
 TABLE = Path(__file__).with_name("aot.json")
 # tf32 is float32 where torch lets convolutions round it for the matrix units, which is its default
@@ -249,57 +247,24 @@ def needs_matrix(case: Case) -> bool:
     return case.dtype in ("bf16", "fp16") and (case.c_in, case.c_out, case.height) == GROUP_WIDE.get(case.op)
 
 
-def differences(old: list[Row], new: list[Row]) -> list[str]:
-    """Rows that are not the same in two tables, with what each says.
-
-    All figures are compared exactly: a wheel of triton brings its LLVM and ptxas, and one version of it makes the same
-    machine code of the same launch everywhere (byte for byte, tried with other processes, caches and hash seeds).
-    """
-    before, after = ({(row["case"], row["launch"]): row for row in rows} for rows in (old, new))
-    found = []
-    for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key), after.get(key)
-        name = f"{key[0]}, launch {key[1]}"
-        if was is None or now is None:
-            found.append(f"{name}: {'not in the table' if was is None else 'no longer launched'}")
-            continue
-        changed = [field for field in sorted(was.keys() | now.keys()) if was.get(field) != now.get(field)]
-        found += [f"{name}: {field} was {was.get(field)}, is {now.get(field)}" for field in changed]
-    return found
-
-
-def read_tables() -> dict[str, Any]:
-    """The committed tables by triton version: the checksum of the kernels' sources, and the rows."""
-    tables: dict[str, Any] = json.loads(TABLE.read_text())["tables"] if TABLE.exists() else {}
-    return tables
-
-
-def write_table(version: str, rows: list[Row]) -> None:
-    """Exchanges one version's table, a row per line."""
-    tables = read_tables() | {version: {"sources": sources_checksum(), "rows": rows}}
-    parts = [f' "{name}": {format_table(tables[name])}' for name in sorted(tables)]
-    TABLE.write_text('{"made_by": "python bench/aot.py --write", "tables": {\n' + ",\n".join(parts) + "\n}}\n")
-
-
-def format_table(table: dict[str, Any]) -> str:
-    rows = ",\n".join(f"  {json.dumps(row)}" for row in table["rows"])
-    return f'{{"sources": "{table["sources"]}", "rows": [\n{rows}\n ]}}'
+def name(row: Row) -> str:
+    """Which launch a row is about."""
+    return f"{row['case']}, launch {row['launch']}"
 
 
 def stale(version: str, rows: list[Row], only: tuple[str, ...]) -> list[str]:
-    """How the committed table of a triton version differs from the rows just made of the cases with these texts."""
-    table = read_tables().get(version)
+    """How the committed table of a triton version differs from the rows just made of the cases with these texts.
+
+    A wheel of triton brings its LLVM and ptxas, and one version of it makes the same machine code of the same launch
+    everywhere (byte for byte, tried with other processes, caches and hash seeds).
+    """
+    table = read_tables(TABLE).get(version)
     if table is None:
         return [f"{TABLE.name} has no table for triton {version}"]
-    found = differences([row for row in table["rows"] if matches(row["case"], only)], rows)
-    if table["sources"] != (checksum := sources_checksum()):
+    found = differences([row for row in table["rows"] if matches(row["case"], only)], rows, name)
+    if table["sources"] != (checksum := sources_checksum("triton")):
         found.append(f"kernel sources were {table['sources'][:12]}, are {checksum[:12]}")
     return found
-
-
-def matches(name: str, only: tuple[str, ...]) -> bool:
-    """Whether a case's name has all of the texts in it."""
-    return all(text in name for text in only)
 
 
 def show(rows: list[Row]) -> None:
@@ -368,7 +333,7 @@ def main(only: tuple[str, ...], list_cases: bool, write: bool, check: bool, proc
     start = time.perf_counter()
     rows = compile_cases(selected, processes or os.cpu_count() or 1)
     if write:
-        write_table(triton.__version__, rows)
+        write_table(TABLE, "python bench/aot.py --write", triton.__version__, sources_checksum("triton"), rows)
     if not check:
         show(rows)
     wrong = [fault for case in selected for fault in faults(case, [row for row in rows if row["case"] == str(case)])]

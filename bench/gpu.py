@@ -20,12 +20,12 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from io import StringIO
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import show
+from verification import CHECKS
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -272,7 +272,11 @@ def run(seconds: float, out: Path) -> None:
 
 
 def everything(steps: Run) -> None:
-    """The steps in the order of their worth: what is cut off at the end is what can best be missed."""
+    """The steps in the order of their worth: what is cut off at the end is what can best be missed.
+
+    Two backends get less time each. The last to go is what proves the kernels right; the first are the choices, the
+    counters and training steps of the second backend, and the table of choices.
+    """
     os.environ.setdefault("TRITON_CACHE_DIR", str(Path(tempfile.gettempdir()) / "gconv-triton"))  # shared by the steps
     found = build(steps)
     if found is None:
@@ -281,20 +285,38 @@ def everything(steps: Run) -> None:
     for name, missing in found["missing"].items():
         if missing is not None:
             steps.skip(f"backend {name}", missing)
-    first = [Task("tests", pytest_command(steps.folder, "tests/test_gpu.py"), 210, 20)]
-    for name in present:  # nothing is timed yet: all that later steps run is compiled beside the tests, on every core
-        first += [Task(f"small {name}", (*WORK, "small", name), 150), Task(f"warm {name}", (*WORK, "warm", name), 210)]
+    share = max(1, len(present))
+    first = tests(steps.folder, present)
+    for name in present:
+        first.append(Task(f"small {name}", (*WORK, "small", name), 150))
+        if name == "triton":  # nothing is timed yet: all that later steps run is compiled beside the tests
+            first.append(Task(f"warm {name}", (*WORK, "warm", name), 180))
     steps.together(*first)
     steps.together(Task("ceilings", (*WORK, "ceilings"), 30))
     for name in present:
-        steps.together(bench(steps, f"bench {name}", 110, "--backend", name))
+        steps.together(bench(steps, f"bench {name}", 110 if share == 1 else 75, "--backend", name))
     steps.together(*sanitizers(steps, present), *other_tests(steps))  # nothing here is timed
-    for name in present:
+    for number, name in enumerate(present):
+        if number == 1:
+            choose(steps, Path(found["table"]))
         profile(steps, name)
-    for name in present:
-        steps.together(bench(steps, f"training steps {name}", 100, "--train", "--backend", name))
-    if present:
+        steps.together(bench(steps, f"training steps {name}", 100 // share, "--train", "--backend", name))
+    if share == 1 and present:
         choose(steps, Path(found["table"]))
+    if present:
+        steps.together(bench(steps, "choices", 45))
+
+
+def tests(folder: Path, present: list[str]) -> list[Task]:
+    """tests/test_gpu.py backend by backend, as each counts for its own; the last are those of torch's operations."""
+    neither = " and ".join(f"not {name}" for name in present)
+    chosen = {f"tests {name}": name for name in present} | {"tests of torch": neither}
+    tasks = []
+    for name, words in chosen.items():
+        report = folder / f"{name.replace(' ', '-')}.xml"
+        command = (*pytest_command(report, len(chosen), "tests/test_gpu.py"), "-k", words)
+        tasks.append(Task(name, command, 180, 20))
+    return tasks
 
 
 def build(steps: Run) -> Row | None:
@@ -303,7 +325,7 @@ def build(steps: Run) -> Row | None:
     Without a native build it is still there, from the checkout, but for its version, which the install would have left.
     """
     install = (*PYTHON, "-m", "pip", "install", "--quiet", "--no-index", "-e", ".", "--no-build-isolation", "--no-deps")
-    steps.together(Task("build", install, 90))
+    steps.together(Task("build", install, 150))
     if steps.outcomes["build"] != PASSED:
         record = Path(tempfile.mkdtemp()) / "gconv-0.dist-info/METADATA"
         record.parent.mkdir()
@@ -320,14 +342,14 @@ def build(steps: Run) -> Row | None:
     return found
 
 
-def pytest_command(folder: Path | None, *files: str) -> tuple[str, ...]:
+def pytest_command(report_file: Path | None, share: int, *files: str) -> tuple[str, ...]:
     """pytest with warnings as warnings: this machine's libraries are not those that the project is tested with.
 
-    It runs on all cores but two where pytest-xdist is installed: compiling is most of the time. What compilers print is
-    left out of the report, which would be too large to keep where every kernel fails.
+    It runs on its share of all cores but two where pytest-xdist is installed: compiling is most of the time. What
+    compilers print is left out of the report, which would be too large to keep where every kernel fails.
     """
-    report = () if folder is None else (f"--junit-xml={folder}/tests.xml",)
-    cores = (f"-n{max(1, (os.cpu_count() or 1) - 2)}",) if find_spec("xdist") else ()
+    report = () if report_file is None else (f"--junit-xml={report_file}",)
+    cores = (f"-n{max(1, ((os.cpu_count() or 1) - 2) // share)}",) if find_spec("xdist") else ()
     options = ("-q", "-W", "default", "--tb=short", "--show-capture=no", "--maxfail=200")
     return (*PYTHON, "-m", "pytest", *options, *cores, *report, *files)
 
@@ -340,26 +362,27 @@ def bench(steps: Run, name: str, seconds: float, *options: str) -> Task:
 
 
 def sanitizers(steps: Run, present: list[str]) -> list[Task]:
-    """memcheck and racecheck of every backend. Without torch's cache every tensor has an end."""
+    """memcheck and racecheck of every backend, synccheck of barriers set by hand. Without torch's cache every tensor
+    has an end."""
     sanitizer = tool("compute-sanitizer")
     tasks = []
-    for check, name in product(("memcheck", "racecheck"), present):
+    for backend, check in ((name, check) for name in present for check in CHECKS[name]):
         if sanitizer is None:
-            steps.skip(f"{check} {name}", "compute-sanitizer is not installed")
+            steps.skip(f"{check} {backend}", "compute-sanitizer is not installed")
             continue
-        command = (sanitizer, "--tool", check, *SANITIZER, *WORK, "small", name)
-        tasks.append(Task(f"{check} {name}", command, 90, 20, (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)))
+        command = (sanitizer, "--tool", check, *SANITIZER, *WORK, "small", backend)
+        tasks.append(Task(f"{check} {backend}", command, 90, 20, (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)))
     return tasks
 
 
 def other_tests(steps: Run) -> list[Task]:
     """The tests of the ops on the CPU, and those of training steps as CUDA graphs where sgan loads."""
     ops = [f"tests/test_{stem}.py" for stem in ("lifting_conv2d", "group_conv2d", "group_pool", "gradients")]
-    tasks = [Task("tests of the ops on the CPU", pytest_command(None, *ops), 90, 20)]
+    tasks = [Task("tests of the ops on the CPU", pytest_command(None, 2, *ops), 90, 20)]
     if absent := [name for name in ("PIL", "safetensors", "sklearn") if find_spec(name) is None]:
         steps.skip("tests of CUDA graphs", f"python has no {' '.join(absent)}")
         return tasks
-    return [*tasks, Task("tests of CUDA graphs", pytest_command(None, "tests/test_cuda_graph.py"), 90, 20)]
+    return [*tasks, Task("tests of CUDA graphs", pytest_command(None, 2, "tests/test_cuda_graph.py"), 90, 20)]
 
 
 def profile(steps: Run, backend: str) -> None:
@@ -395,12 +418,11 @@ def counters(text: str) -> list[Row]:
 
 
 def choose(steps: Run, path: Path) -> None:
-    """Measures the table that backend=None goes by on this device, and what it then takes against dense."""
+    """Measures the table that backend=None goes by on this device."""
     command = (*PYTHON, "bench/tune.py", "--device", "cuda", "--seconds", "40", "--output", str(path))
     steps.together(Task("table of choices", command, 70, 55))
     if steps.outcomes["table of choices"] == PASSED:
         shutil.copy(path, steps.folder)
-    steps.together(bench(steps, "choices", 45))
 
 
 def tool(name: str) -> str | None:
@@ -445,12 +467,12 @@ def collect(folder: Path, results: Path) -> None:
 
     Rows of a copy without history get this checkout's commit, if the kernels' sources are the same.
     """
-    from kernel_sources import sources_checksum
+    from kernel_sources import checksums
     from measure import environment_commit
 
     from gconv.backends.measured import slug
 
-    sources, commit = sources_checksum(), environment_commit()
+    sources, commit = checksums(), environment_commit()
     rows = [row for row in read(folder / "rows.jsonl") if "kernel_sources" in row["environment"]]
     if not rows:
         raise click.ClickException(f"{folder}/rows.jsonl has no row of a run that got past its build")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_sources import sources_checksum
+from kernel_sources import checksums
 from show import shape
 
 from gconv import build
@@ -257,7 +257,7 @@ def _gpu_environment(device: str) -> Row:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "triton": _version("triton"),
-        "kernel_sources": sources_checksum(),
+        "kernel_sources": checksums(),
     }
 
 

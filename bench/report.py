@@ -10,12 +10,10 @@ from pathlib import Path
 import click
 import show
 import verification
-from kernel_sources import sources_checksum
+from kernel_sources import checksums
 from measure import BUSY, ROOT, Row, geometric_mean
 from show import machine
 from targets import means
-
-from gconv.backends import ON_GPU
 
 BEGIN, END = "<!-- {}: begin, written by {} -->", "<!-- {}: end -->"
 LEGEND = """# Speed, case by case
@@ -225,7 +223,7 @@ def replace_section(text: str, name: str, section: str, script: str = "bench/rep
 
 def verified_section(rows: list[Row]) -> str:
     """Per kernel and GPU backend, whether it was verified as it is now."""
-    return markdown_table(verification.cells(rows, ON_GPU, sources_checksum()))
+    return markdown_table(verification.cells(rows, checksums()))
 
 
 def draw(rows: list[Row], path: Path) -> None:

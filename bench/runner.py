@@ -81,7 +81,7 @@ class Bench:
         row |= {"wrong": max(check.values()) > 1, "quantities": {}}
         if not row["wrong"]:
             row |= self.profile(contest) if case.suite == "profile" else self.race(case, contest)
-        row["targets"] = judged(case, row["quantities"])
+        row["targets"] = judged(case, row["quantities"], row["backend"])
         self.rows.append(row)
         return row
 

@@ -117,7 +117,8 @@ def _race_cells(row: Row, quantities: Row) -> dict[str, str]:
         ("ratio", "x torch"),
     ):
         if name in quantities and name != suite.quantity:
-            found[column] = amount(name, quantities[name]["median"])
+            texts = amount(name, quantities[name]["median"]), verdicts(row, name)
+            found[column] = ", ".join(filter(None, texts))
     if "gb_per_s" in quantities:
         found["GB/s"] = f"{quantities['gb_per_s']['median']:.1f}"
     if row["case"]["suite"] in ("layers", "pool", "gpu") and row["selection"] != "quick":

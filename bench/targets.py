@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from measure import Case, Row, geometric_mean
 
@@ -19,7 +20,7 @@ class Target:
         bound: each row's, a lower one unless at_most is set.
         groups, work, op: which rows, empty for all.
         least_width, most_width: rows with fewer or more channels have no target.
-        dtype: rows of others have no target; empty for all.
+        dtype, backend: rows of others have no target; empty for all.
         mean: bound on the geometric mean of a group's rows, of which there must be `count`.
     """
 
@@ -33,6 +34,7 @@ class Target:
     least_width: int = 0
     most_width: int = 2**31
     dtype: str = ""
+    backend: str = ""
     mean: float | None = None
     count: int = 4
 
@@ -52,6 +54,25 @@ class Target:
 
 
 FORWARD, BOTH = "forward", "forward+backward"
+
+
+def on_gpu(backend: str, ratio: float, group: str, least_width: int, most_width: int = 2**31) -> Target:
+    """The ratio to cuDNN of a group's layers in bfloat16."""
+    return Target(
+        "gpu",
+        "ratio",
+        ratio,
+        (group,),
+        op="group_conv2d",
+        dtype="bfloat16",
+        backend=backend,
+        least_width=least_width,
+        most_width=most_width,
+    )
+
+
+# The bank's FLOP/s above what the matrix units give a dense product: no convolution by the bank gets there.
+BEYOND_DENSE = partial(Target, "gpu", "dense equivalent", 1.0, op="group_conv2d", dtype="bfloat16", backend="cuda")
 TARGETS = (
     Target("layers", "ratio", 2.5, ("C4",), FORWARD, "group_conv2d", mean=3.0),
     Target("layers", "ratio", 2.2, ("C4",), BOTH, "group_conv2d", mean=2.7),
@@ -70,19 +91,26 @@ TARGETS = (
     Target("overhead", "overhead_us", 25, work="forward", at_most=True),
     Target("overhead", "overhead_us", 90, work="recorded", at_most=True),
     Target("profile", "multiply of peak", 0.8, least_width=WIDE, op="group_conv2d"),
-    Target("gpu", "ratio", 1.3, ("C4",), op="group_conv2d", dtype="bfloat16", least_width=64, most_width=127),
-    Target("gpu", "ratio", 1.6, ("C4",), op="group_conv2d", dtype="bfloat16", least_width=128),
-    Target("gpu", "ratio", 2.0, ("D4",), op="group_conv2d", dtype="bfloat16", least_width=32, most_width=63),
-    Target("gpu", "ratio", 2.8, ("D4",), op="group_conv2d", dtype="bfloat16", least_width=64),
-    Target("gpu pool", "of copy bandwidth", 0.85),
+    on_gpu("triton", 1.3, "C4", 64, 127),
+    on_gpu("triton", 1.6, "C4", 128),
+    on_gpu("triton", 2.0, "D4", 32, 63),
+    on_gpu("triton", 2.8, "D4", 64),
+    Target("gpu pool", "of copy bandwidth", 0.85, backend="triton"),
+    on_gpu("cuda", 1.5, "C4", 64, 127),
+    on_gpu("cuda", 2.0, "C4", 128),
+    on_gpu("cuda", 2.5, "D4", 32, 63),
+    on_gpu("cuda", 3.5, "D4", 64),
+    BEYOND_DENSE(groups=("C4",), least_width=256),
+    BEYOND_DENSE(groups=("D4",), least_width=128),
+    Target("gpu pool", "of copy bandwidth", 0.9, backend="cuda"),
     Target("gpu choice", "ratio", 0.98),
     Target("train", "ratio", 2.0, op="digits-c4"),
     Target("train", "ratio", 2.3, op="rotmnist-c4"),
 )
 
 
-def judged(case: Case, quantities: dict[str, dict[str, float]]) -> list[Row]:
-    """One verdict for every target that the case's quantities have."""
+def judged(case: Case, quantities: dict[str, dict[str, float]], backend: str = "") -> list[Row]:
+    """One verdict for every target that the case's quantities have on a backend."""
     return [
         {
             "quantity": target.quantity,
@@ -91,7 +119,7 @@ def judged(case: Case, quantities: dict[str, dict[str, float]]) -> list[Row]:
             "met": target.met(quantities[target.quantity]["median"]),
         }
         for target in TARGETS
-        if target.covers(case) and target.quantity in quantities
+        if target.covers(case) and target.backend in ("", backend) and target.quantity in quantities
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 OPS = ("lifting_conv2d", "group_conv2d", "group_pool")
-CHECKS = ("memcheck", "racecheck")
+CHECKS = {"triton": ("memcheck", "racecheck"), "cuda": ("memcheck", "racecheck", "synccheck")}
 NEVER = "never verified on a GPU"
 
 
@@ -23,12 +23,14 @@ class Proof(NamedTuple):
     """What a version of the kernels was put through for one op on one backend.
 
     Attributes:
+        backend: of PATTERNS in kernel_sources.
         time: of the last record.
         commit: of the last row of the op, empty if it was never checked.
         wrong: whether a row's result was wrong.
         tests, checks: the last outcome of the tests and of each sanitizer, empty if there was none.
     """
 
+    backend: str
     time: str
     commit: str
     wrong: bool
@@ -50,7 +52,7 @@ class Proof(NamedTuple):
     @property
     def left_out(self) -> str:
         """The sanitizers that did not watch it to the end."""
-        names = [check for check in CHECKS if self.checks.get(check) != "passed"]
+        names = [check for check in CHECKS[self.backend] if self.checks.get(check) != "passed"]
         return f", without {' and '.join(names)}" if names else ""
 
 
@@ -60,12 +62,12 @@ def proofs(rows: Iterable[Row], op: str, backend: str) -> dict[Version, Proof]:
     on_gpu = [row for row in rows if "kernel_sources" in row["environment"]]
     for row in sorted(on_gpu, key=lambda row: str(row["time"])):
         where = row["environment"]
-        version = Version(where["device"], where["kernel_sources"])
-        proof = found.get(version, Proof("", "", False, "", {}))._replace(time=str(row["time"]))
-        if row.get("step") == "tests":
+        version = Version(where["device"], where["kernel_sources"][backend])
+        proof = found.get(version, Proof(backend, "", "", False, "", {}))._replace(time=str(row["time"]))
+        if row.get("step") == f"tests {backend}":
             ran = re.search(r"\b[1-9]\d* passed", row.get("detail", "")) or row["status"] != "passed"
             proof = proof._replace(tests=row["status"] if ran else "skipped")
-        elif row.get("step") in (names := {f"{check} {backend}": check for check in CHECKS}):
+        elif row.get("step") in (names := {f"{check} {backend}": check for check in CHECKS[backend]}):
             proof = proof._replace(checks=proof.checks | {names[row["step"]]: row["status"]})
         elif "case" in row and (row["case"]["op"], row["backend"]) == (op, backend):
             proof = proof._replace(commit=commit_of(where), wrong=proof.wrong or row["wrong"])
@@ -92,8 +94,10 @@ def state(rows: Iterable[Row], op: str, backend: str, sources: str) -> str:
     return f"not verified on a GPU since {max(before, key=lambda proof: proof.time).commit}"
 
 
-def cells(rows: Iterable[Row], backends: Iterable[str], sources: str) -> list[dict[str, str]]:
-    """One line per kernel, one column per backend."""
+def cells(rows: Iterable[Row], sources: dict[str, str]) -> list[dict[str, str]]:
+    """One line per kernel, one column per backend, of whose sources the checksums are given."""
     rows = list(rows)
-    columns = list(backends)
-    return [{"kernel": f"`{op}`", **{f"`{name}`": state(rows, op, name, sources) for name in columns}} for op in OPS]
+    return [
+        {"kernel": f"`{op}`", **{f"`{name}`": state(rows, op, name, checksum) for name, checksum in sources.items()}}
+        for op in OPS
+    ]

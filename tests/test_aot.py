@@ -12,8 +12,9 @@ from typing import Any
 import aot
 import pytest
 import torch
-from aot import Case, Row
+from aot import Case
 from click.testing import CliRunner
+from figures import Row, read_tables, write_table
 from kernel_sources import sources_checksum
 from ptxas import Capability, Resources, matrix_instructions, parse_log
 
@@ -154,16 +155,6 @@ def test_limits_are_the_targets() -> None:
     assert aot.faults(CASE, [pack, GOOD]) == []  # one of a case's kernels multiplies
 
 
-def test_differences_tell_old_and_new() -> None:
-    assert aot.differences([GOOD], [dict(GOOD)]) == []
-    (line,) = aot.differences([GOOD], [GOOD | {"registers": 168}])
-    assert line.endswith("registers was 255, is 168")
-    (line,) = aot.differences([GOOD], [])
-    assert line.endswith("no longer launched")
-    (line,) = aot.differences([], [GOOD])
-    assert line.endswith("not in the table")
-
-
 SMALL = {"ROWS": 16, "COLUMNS": 16, "INNER": 16, "num_warps": 1}
 SPILLING = {"num_warps": 4, "maxnreg": 128}  # the sums alone take 128 of a thread
 
@@ -297,16 +288,17 @@ def test_the_table_is_written_and_checked(toy_table: Callable[..., str], monkeyp
     spilled = toy_table("--check", status=1, **SPILLING)
     assert "spills" in spilled
     assert "registers was" in spilled
-    monkeypatch.setattr(aot, "sources_checksum", lambda: "0" * 64)
+    monkeypatch.setattr(aot, "sources_checksum", lambda backend: "0" * 64)
     assert "kernel sources were" in toy_table("--check", status=1)
 
 
 def test_writing_keeps_other_versions(toy_table: Callable[..., str]) -> None:
-    aot.write_table("0.0.1", [GOOD])
+    write_table(aot.TABLE, "a test", "0.0.1", "s1", [GOOD])
     toy_table("--write")
     tables = json.loads(aot.TABLE.read_text())["tables"]
     assert next(iter(tables)) == "0.0.1"
-    assert tables["0.0.1"] == {"sources": sources_checksum(), "rows": [GOOD]}
+    assert tables["0.0.1"] == {"sources": "s1", "rows": [GOOD]}
+    assert [table["sources"] for table in tables.values()][1:] == [sources_checksum("triton")]
     assert len(tables) == 2
 
 
@@ -321,8 +313,8 @@ def test_bad_options_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_committed_table_is_of_these_kernels(version: str) -> None:
     """Compiling all again takes minutes and is .ci/run's."""
     cases = {str(case): case for case in aot.cases()}
-    table = aot.read_tables()[version]
-    assert table["sources"] == sources_checksum(), "run bench/aot.py --write, with both versions of triton"
+    table = read_tables(aot.TABLE)[version]
+    assert table["sources"] == sources_checksum("triton"), "run bench/aot.py --write, with both versions of triton"
     assert {row["case"] for row in table["rows"]} == set(cases)
     for name, case in cases.items():
         assert aot.faults(case, [row for row in table["rows"] if row["case"] == name]) == []

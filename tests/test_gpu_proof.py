@@ -18,10 +18,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from gpu import CUT, FAILED, PASSED, REFUSED, SKIPPED, Budget, Run, Task
-from kernel_sources import sources_checksum
+from kernel_sources import checksums
 
 ROOT = Path(__file__).resolve().parent.parent
-HERE = {"device": "ACME G-1", "kernel_sources": "s1", "commit": "abc", "dirty": False}
+HERE = {"device": "ACME G-1", "kernel_sources": {"triton": "s1", "cuda": "c1"}, "commit": "abc", "dirty": False}
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def test_tests_run_on_many_cores_where_they_can(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     for there, expected in ((object(), True), (None, False)):
         monkeypatch.setattr(gpu, "find_spec", lambda name, there=there: there)
-        assert ("-n14" in gpu.pytest_command(tmp_path, "tests/test_gpu.py")) == expected
+        assert ("-n14" in gpu.pytest_command(tmp_path, 1, "tests/test_gpu.py")) == expected
 
 
 def test_a_row_that_was_being_written_is_left_out(steps: Run) -> None:
@@ -144,6 +144,9 @@ def test_what_still_runs_is_ended_when_the_run_is(steps: Run) -> None:
     assert started.process.poll() is not None
 
 
+MISSING: dict[str, str | None] = {"cuda": "there is no driver", "triton": None}
+
+
 @pytest.fixture
 def imagined(steps: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """A machine with a GPU whose every command prints its arguments; gives the commands, step by step."""
@@ -155,7 +158,7 @@ def imagined(steps: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> lis
         return real(self, *(task._replace(command=("echo", *task.command[1:]), least=0) for task in tasks))
 
     answer = {"environment": HERE, "table": str(tmp_path / "choice-acme-g-1.json")}
-    answer["missing"] = {"triton": None, "cuda": "it is not written yet"}
+    answer["missing"] = MISSING
     monkeypatch.setattr(Run, "together", together)
     monkeypatch.setattr(gpu, "ask", lambda *command: answer)
     monkeypatch.setattr(gpu, "tool", lambda name: f"/tools/{name}")
@@ -168,9 +171,9 @@ def imagined(steps: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> lis
 def test_the_steps_come_in_the_order_of_their_worth(steps: Run, imagined: list[list[str]]) -> None:
     gpu.everything(steps)
     assert [step for step, _ in records(steps)] == [
-        "build", "backend cuda", "tests", "small triton", "warm triton", "ceilings", "bench triton", "memcheck triton",
-        "racecheck triton", "tests of the ops on the CPU", "tests of CUDA graphs", "counters triton",
-        "training steps triton", "table of choices", "choices",
+        "build", "backend cuda", "tests triton", "tests of torch", "small triton", "warm triton", "ceilings",
+        "bench triton", "memcheck triton", "racecheck triton", "tests of the ops on the CPU", "tests of CUDA graphs",
+        "counters triton", "training steps triton", "table of choices", "choices",
     ]  # fmt: skip
     install, tests, *_, _ = imagined
     assert install == ["-m pip install --quiet --no-index -e . --no-build-isolation --no-deps"]
@@ -185,6 +188,23 @@ def test_the_steps_come_in_the_order_of_their_worth(steps: Run, imagined: list[l
     assert {row["environment"]["device"] for row in gpu.read(steps.rows)} == {"ACME G-1"}
 
 
+def test_both_backends_are_proved_and_what_is_cut_first_comes_last(
+    steps: Run, imagined: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MISSING, "cuda", None)
+    steps.budget = Budget(gpu.BUDGET_S)
+    gpu.everything(steps)
+    assert [step for step, _ in records(steps)] == [
+        "build", "tests cuda", "tests triton", "tests of torch", "small cuda", "small triton", "warm triton",
+        "ceilings", "bench cuda", "bench triton", "memcheck cuda", "racecheck cuda", "synccheck cuda",
+        "memcheck triton", "racecheck triton", "tests of the ops on the CPU", "tests of CUDA graphs", "counters cuda",
+        "training steps cuda", "table of choices", "counters triton", "training steps triton", "choices",
+    ]  # fmt: skip
+    tests = {command.rsplit(" -k ")[1]: command for command in imagined[1] if " -k " in command}
+    assert list(tests) == ["cuda", "triton", "not cuda and not triton"]
+    assert len({command.split("--junit-xml=")[1].split()[0] for command in tests.values()}) == 3
+
+
 def test_missing_tools_are_skipped_with_a_reason(
     steps: Run, imagined: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +212,7 @@ def test_missing_tools_are_skipped_with_a_reason(
     gpu.everything(steps)
     skipped = {row["step"]: row["detail"] for row in gpu.read(steps.rows) if row["status"] == SKIPPED}
     assert skipped == {
-        "backend cuda": "it is not written yet",
+        "backend cuda": "there is no driver",
         "memcheck triton": "compute-sanitizer is not installed",
         "racecheck triton": "compute-sanitizer is not installed",
         "counters triton": "ncu is not installed",
@@ -272,7 +292,7 @@ def test_results_are_taken_in_once_with_their_commit(steps: Run, tmp_path: Path)
     copy = {**HERE, "commit": "", "dirty": None}
     steps.header["environment"] = {"device": "ACME G-1"}
     steps.record("build", PASSED)
-    for sources in (sources_checksum(), "older"):
+    for sources in (checksums(), {"triton": "older", "cuda": "older"}):
         steps.header["environment"] = copy | {"kernel_sources": sources}
         steps.record("tests", PASSED)
     results = tmp_path / "results"
