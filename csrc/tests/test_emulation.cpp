@@ -334,8 +334,9 @@ GCONV_KERNEL GCONV_BOUNDS(kPipelineThreads, 1) multiply_tiles(const T* a, const 
             if (bug != Bug::no_full_wait) barrier_wait(full + stage * 8, i / kStages % 2);
             if (bug != Bug::no_fence) wgmma_fence();
             for (int step = 0; step < 2; ++step)
-                wgmma<T, columns, sign>(sums, operands[step],
-                                        wgmma_descriptor(tiles + stage * tile_bytes + step * kStepBytes));
+                wgmma<T, columns, sign>(
+                    sums, operands[step],
+                    wgmma_descriptor((tiles + stage * tile_bytes + step * kStepBytes) / kChunkBytes));
             wgmma_commit();
             const auto release = [&] {
                 if (lane != 0 || (bug == Bug::no_arrival && warp == 3)) return;
