@@ -224,9 +224,10 @@ def main(only: tuple[str, ...], write: bool, check: bool, processes: int | None,
 
     Needs nvcc, cmake, and cuobjdump, CUDA's or that in triton's wheel; no GPU.
 
-    The exit status is 1 if a kernel spills, uses local memory, has matrix instructions serialised by ptxas, lacks its
-    machine's matrix instructions or launch bounds, or if a kernel of the sources was not compiled. With --check also if
-    any figure differs from the table of this nvcc. A change of the kernels' sources, comments too, asks for --write.
+    The exit status is 1 if a kernel spills, uses local memory, has matrix instructions serialised or its exchange of
+    registers ignored by ptxas, lacks its machine's matrix instructions or launch bounds, starts with other registers
+    than its warps share out, or if a kernel of the sources was not compiled. With --check also if any figure differs
+    from the table of this nvcc. A change of the kernels' sources, comments too, asks for --write.
 
     \b
     Examples:
