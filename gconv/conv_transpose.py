@@ -17,6 +17,7 @@ from gconv.functional import (
 )
 from gconv.groups import PlanarGroup
 from gconv.ops._shortcut import refuse_forward_mode
+from gconv.ops._tracing import refuse_fixed_sizes
 
 _OPERATION = "group_conv_transpose2d"
 
@@ -60,12 +61,13 @@ def group_conv_transpose2d(
         TypeError: not tensors, integer or mixed dtypes, an option not an int.
         ValueError: wrong rank, channels, filter or device, no output pixel, output_padding not below stride, unknown
             backend.
-        RuntimeError: the named backend cannot run these tensors.
+        RuntimeError: the named backend cannot run these tensors, or torch.jit.trace is running.
     """
     x, weight, bias = _autocast(x, weight, bias)
     check_transposed(x, weight, bias, group, stride, padding, output_padding)
     name = _backend_name(_OPERATION, backend)
     refuse_forward_mode(_OPERATION, x, weight, bias)
+    refuse_fixed_sizes(_OPERATION, "the height and width")
     height, width = (_length(length, weight.shape[-1], stride, padding, output_padding) for length in x.shape[-2:])
     out = torch.ops.gconv.group_conv2d_input_grad(x, weight, height, width, group.name, stride, padding, name)
     return out if bias is None else out + bias[:, None, None, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from gconv.ops import lifting_conv2d as lifting_conv2d_op
 from gconv.ops._convolution import forward_work, run_forward
 from gconv.ops._epilogue import Epilogue
 from gconv.ops._shortcut import below_autograd, plainly_eager, records, refuse_forward_mode
+from gconv.ops._tracing import refuse_symbols
 from gconv.ops.group_pool import pool
 
 NEEDS_BANK = "only the expanded bank takes dilation or groups above 1"
@@ -438,7 +440,8 @@ def _check_group(operation: str, group: PlanarGroup) -> None:
         raise TypeError(f"{operation}: group must be a CyclicGroup or DihedralGroup, got {type(group).__name__}")
 
 
-def _check_tensor(operation: str, argument: str, tensor: Tensor) -> None:
+def _check_tensor(operation: str, argument: str, tensor: Any) -> None:
+    refuse_symbols(operation, tensor)
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{operation}: {argument} must be a Tensor, got {type(tensor).__name__}")
 

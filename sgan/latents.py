@@ -14,9 +14,10 @@ component i mod N; given its component the law of its image is invariant all the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import NamedTuple
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -181,10 +182,32 @@ def act_per_sample(x: Tensor, elements: Tensor, group: PlanarGroup) -> Tensor:
 
 def act_on_points_per_sample(x: Tensor, elements: Tensor, group: PlanarGroup) -> Tensor:
     """Apply to every point its own group element: (N, 2) points and (N) elements to (N, 2) points, exactly."""
-    return torch.einsum("nij,nj->ni", point_matrices(group, x.dtype, x.device)[elements], x)
+    return torch.einsum("nij,nj->ni", _point_matrices(group, x.dtype, x.device)[elements], x)
 
 
-@cache  # for good: a CUDA graph reads a table where it was when it was recorded
+Made = TypeVar("Made")
+Arguments = ParamSpec("Arguments")
+
+
+def _kept(*, most: int | None = None) -> Callable[[Callable[Arguments, Made]], Callable[Arguments, Made]]:
+    """Cache the tensors that a function makes, the `most` newest, or all for good.
+
+    Whatever mode the first caller is in, they are ordinary tensors, which autograd can save, and not on a default
+    device of his. They are for this file alone: whoever else got one could write to it.
+    """
+
+    def kept(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+        @wraps(make)
+        def made(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+            with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+                return make(*args, **kwargs)
+
+        cached: Any = lru_cache(maxsize=most)(made)
+        return cached
+
+    return kept
+
+
 def point_matrices(
     group: PlanarGroup, dtype: torch.dtype = torch.float64, device: torch.device | None = None
 ) -> Tensor:
@@ -192,12 +215,17 @@ def point_matrices(
 
     Pixel (row, column) of an image centred at 0 is the point (column, -row), so images and points move alike.
     """
+    return _point_matrices(group, dtype, torch.device("cpu") if device is None else device).clone()
+
+
+@_kept()  # for good: a CUDA graph reads a table where it was when it was recorded
+def _point_matrices(group: PlanarGroup, dtype: torch.dtype, device: torch.device) -> Tensor:
     of_pixels = [group.matrix(element) for element in group.elements]
     matrices = [[[d, -c], [-b, a]] for (a, b), (c, d) in of_pixels]
     return torch.tensor(matrices, dtype=torch.float64).to(device=device, dtype=dtype)
 
 
-@cache  # for good, as above
+@_kept()  # for good: a CUDA graph reads a table where it was when it was recorded
 def _moved_pixels(group: PlanarGroup, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Per element the pixel that each pixel takes its value from, (|G|, H * W), and whether both lie in the disk."""
     turned = [_turned_pixels(group, c, height, width) for c in range(group.coset_count)]
@@ -244,6 +272,6 @@ def epoch_indices(seed: int, position: int, count: int, size: int) -> Tensor:
     return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)
 
 
-@lru_cache(maxsize=2)
+@_kept(most=2)
 def _permutation(seed: int, epoch: int, size: int) -> Tensor:
     return torch.randperm(size, generator=stream(seed, "epoch", epoch))

@@ -286,7 +286,7 @@ def test_layers_copy_pickle_and_save() -> None:
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(x), layer(x))
     keys = list(layer.train().state_dict())
-    assert keys == list(layer.eval().state_dict()) == ["weight", "bias"]
+    assert keys == list(layer.eval().state_dict()) == ["weight", "bias", "_extra_state"]
 
 
 def test_construction_takes_milliseconds() -> None:

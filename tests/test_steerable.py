@@ -217,7 +217,7 @@ def test_state_copies_and_dtypes(kind: type[nn.Module]) -> None:
     layer = kind(2, 3, 5, group=C8)
     x = torch.randn(1, 2, *(() if kind is LiftingConv2d else (8,)), 7, 7)
     keys = list(layer.train().state_dict())
-    assert keys == list(layer.eval().state_dict()) == ["weight", "bias"]
+    assert keys == list(layer.eval().state_dict()) == ["weight", "bias", "_extra_state"]
     other = kind(2, 3, 5, group=C8).eval()
     other.load_state_dict(layer.state_dict())
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):
@@ -238,14 +238,29 @@ def test_state_copies_and_dtypes(kind: type[nn.Module]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_filter_is_kept_in_eval_mode_until_its_coefficients_change(kind: type[nn.Module]) -> None:
     layer = kind(2, 3, 5, group=C8).eval()
+    x = torch.randn(1, 2, *(() if kind is LiftingConv2d else (8,)), 7, 7)
     with torch.no_grad():
-        kept = layer.spatial_filter()
-        assert layer.spatial_filter() is kept
+        before = layer(x)
+        made = layer._filters._entries[layer.steerable]
+        assert torch.equal(layer(x), before)
+        assert layer._filters._entries[layer.steerable] is made
         layer.weight.data[0] += 1
+        assert (layer(x) - before).abs().max() > 1
         torch.testing.assert_close(layer.spatial_filter(), gconv.steerable_filters(layer.weight, C8, 5))
-        assert (layer.spatial_filter() - kept).abs().max() > 1
-        assert layer.train().spatial_filter() is not layer.spatial_filter()
+        assert layer._filters._entries[layer.steerable] is not made
+        layer.train()(x)
+        assert not len(layer._filters)
     assert layer.eval().spatial_filter().requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_filter_that_is_kept_is_not_handed_out(kind: type[nn.Module]) -> None:
+    layer = kind(2, 3, 5, group=C8).eval()
+    x = torch.randn(1, 2, *(() if kind is LiftingConv2d else (8,)), 7, 7)
+    with torch.no_grad():
+        before = layer(x)
+        layer.spatial_filter().zero_()
+        assert torch.equal(layer(x), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ import os
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from gconv.groups import PlanarGroup
@@ -47,8 +48,10 @@ class FilterCache:
         weight = weight.contiguous()
         entry, state = self._entries.get(packer), packer.packing_state()
         if entry is None or entry.group != group or entry.state != state or not _same(entry.weight, weight):
-            kept = weight.clone()  # first, and packed from: another thread may be writing to the weight
-            entry = self._entries[packer] = _Entry(group, kept, state, packer.pack(kept, group))
+            # Made outside of inference mode, whose tensors autograd can never save, for the calls that come after it.
+            with torch.inference_mode(False), torch.no_grad():
+                kept = weight.clone()  # first, and packed from: another thread may be writing to the weight
+                entry = self._entries[packer] = _Entry(group, kept, state, packer.pack(kept, group))
         return entry.packed
 
     def clear(self) -> None:

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from gconv.nn.conv import GroupConv2d, LiftingConv2d
 from gconv.nn.conv_transpose import GroupConvTranspose2d
+from gconv.nn.identity import EXTRA_STATE, read_identity, write_identity
 
 _CHAINER_NAMES = {"W": "weight", "b": "bias"}
+_GROUPS = {4: "C4", 8: "D4"}  # GrouPy's p4 and p4m, by order
 
 
 def from_groupy(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -38,13 +40,15 @@ def from_groupy(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Returns:
         Tensors for ``load_state_dict``, sharing memory with those given: filters (C_out, C_in, 1, K, K) lose their axis
-        of length one, Chainer's names become torch's, its index tables are left out, and all else stays.
+        of length one, Chainer's names become torch's, its index tables are left out, and all else stays. Filters come
+        with the name of their group, which load_state_dict checks: C4 or D4, as |G| of the network's group filters is.
 
     Raises:
         TypeError: a value is neither a Tensor nor an array.
         ValueError: a filter mask, which gconv's layers do not have.
     """
-    converted = {}
+    converted: dict[str, Tensor] = {}
+    of_groups: dict[str, int] = {}  # |G| by scope
     for key, value in state_dict.items():
         *scope, name = key.replace("/", ".").split(".")
         if name == "filter_mask":
@@ -57,9 +61,23 @@ def from_groupy(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             raise TypeError(
                 f"from_groupy: state_dict must hold tensors or arrays, got {type(value).__name__} at {key!r}"
             ) from error
-        is_lifting = tensor.dim() == 5 and tensor.shape[2] == 1
-        converted[".".join((*scope, _CHAINER_NAMES.get(name, name)))] = tensor.squeeze(2) if is_lifting else tensor
-    return converted
+        prefix, name = "".join(f"{part}." for part in scope), _CHAINER_NAMES.get(name, name)
+        if name == "weight" and tensor.dim() == 5:
+            of_groups[prefix] = tensor.shape[2]
+        converted[prefix + name] = tensor.squeeze(2) if of_groups.get(prefix) == 1 and name == "weight" else tensor
+    return converted | _identities(of_groups)
+
+
+def _identities(orders: Mapping[str, int]) -> dict[str, Tensor]:
+    """What the layers' state_dicts say of their groups; lifting layers, of order 1, are on the network's one group."""
+    of_network = {order for order in orders.values() if order in _GROUPS}
+    found = {}
+    for prefix, order in orders.items():
+        if order == 1 and len(of_network) == 1:
+            (order,) = of_network
+        if order in _GROUPS:
+            found[prefix + EXTRA_STATE] = write_identity(_GROUPS[order])
+    return found
 
 
 def to_groupy(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,7 +104,12 @@ def to_groupy(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in source.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"to_groupy: source must hold tensors, got {type(value).__name__} at {key!r}")
-    return {key: _with_group_axis(value) if value.dim() == 4 else value for key, value in source.items()}
+        if key.endswith(EXTRA_STATE) and (saved := read_identity(value)) not in _GROUPS.values():
+            raise ValueError(
+                f"to_groupy: source must hold layers on C4 or D4 with pixels for weights, got {saved} at {key!r}"
+            )
+    plain = {key: value for key, value in source.items() if not key.endswith(EXTRA_STATE)}
+    return {key: _with_group_axis(value) if value.dim() == 4 else value for key, value in plain.items()}
 
 
 def _from_module(module: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from gconv.nn.conv_transpose import GroupConvTranspose2d
 from gconv.nn.orientation import per_orientation
 from gconv.nn.pool import GroupPool
 from gconv.nn.resample import GroupDownsample2d, GroupUpsample2d
+from gconv.nn.sequential import Sequential
 from gconv.nn.spectral_norm import spectral_norm
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "GroupPool",
     "GroupUpsample2d",
     "LiftingConv2d",
+    "Sequential",
     "per_orientation",
     "spectral_norm",
 ]

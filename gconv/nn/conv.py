@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from gconv.backends.filter_cache import FilterCache
 from gconv.functional import _autocast, _backend_name, _check_convolution, _check_group, _convolve, _convolve_bank
 from gconv.groups import PlanarGroup
+from gconv.nn.identity import EXTRA_STATE, read_identity, warn_of_none, write_identity
 from gconv.nn.padding import check_padding_mode, pad
 from gconv.nn.steerable import SteerableFilters
+from gconv.ops._tracing import refuse_symbols
 from gconv.steerable import Ring
 
 
@@ -106,7 +108,14 @@ class _Convolution(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def spatial_filter(self) -> Tensor:
-        """What :func:`gconv.lifting_conv2d` or ``group_conv2d`` takes: ``weight``, or the filters of coefficients."""
+        """What :func:`gconv.lifting_conv2d` or ``group_conv2d`` takes: ``weight``, or the filters of coefficients.
+
+        Filters are made anew, for the caller to change; ``weight`` is the parameter itself.
+        """
+        return self.weight if self.steerable is None else self.steerable(self.weight)
+
+    def _op_filter(self) -> Tensor:
+        """:meth:`spatial_filter` for an op, which only reads it: perhaps the cache's own."""
         if self.steerable is None:
             return self.weight
         return self.steerable(self.weight, None if self.training else self._filters)
@@ -114,7 +123,8 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in[, |G|], H, W) -> (N, C_out, |G|, H', W'), as :func:`gconv.lifting_conv2d` and ``group_conv2d``."""
         operation = "lifting_conv2d" if self.lifting else "group_conv2d"
-        operands: tuple[Tensor, Tensor, Tensor | None] = x, self.spatial_filter(), self.bias
+        refuse_symbols(operation, x)
+        operands: tuple[Tensor, Tensor, Tensor | None] = x, self._op_filter(), self.bias
         padding = self.padding
         if self.padding_mode != "zeros":
             operands, padding = self._padded(operation, *operands), 0
@@ -142,6 +152,62 @@ class _Convolution(nn.Module):
         if mode:
             self._filters.clear()
         return super().train(mode)
+
+    @property
+    def _identity(self) -> str:
+        """What decides how the weight acts and its shape does not tell: the group, and the rings of coefficients."""
+        rings = "" if self.steerable is None else f", rings {[tuple(ring) for ring in self.steerable.basis]}"
+        return f"{self.group.name}{rings}"
+
+    def get_extra_state(self) -> Tensor:
+        """The group's name and the rings, in the state_dict under ``_extra_state``: text as (length,) int64."""
+        return write_identity(self._identity)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: :meth:`_load_from_state_dict` has compared it."""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Loads, but not what was saved for another group or other rings; what was saved without is warned of once."""
+        key = prefix + EXTRA_STATE
+        if key not in state_dict:
+            if any(name.startswith(prefix) for name in state_dict):
+                warn_of_none(type(self).__name__, error_msgs)
+            state_dict = {**state_dict, key: self.get_extra_state()}
+        saved = read_identity(state_dict[key])
+        if saved != self._identity:
+            error_msgs.append(
+                f"{type(self).__name__} at {prefix.removesuffix('.') or 'the root'}: the state_dict must be of a layer "
+                f"on {self._identity}, got one of a layer on {saved}"
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As torch's; ``to(memory_format=...)`` leaves filters of another rank than the format's in their layout.
+
+        A layer's output has its own layout whatever that of the filter, so there is none to choose.
+        """
+
+        def of_any_rank(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except RuntimeError as error:
+                if "required rank" not in str(error):
+                    raise
+                return tensor.to(fn(tensor.new_empty(0)))  # torch converts the layout of ranks 4 and 5 only
+
+        return super()._apply(of_any_rank, recurse)
 
     def _warn_if_inexact(self, x: Tensor) -> None:
         found, exact = [], []

@@ -11,6 +11,7 @@ from gconv.conv_transpose import check_output_padding, group_conv_transpose2d
 from gconv.functional import _check_int
 from gconv.groups import PlanarGroup
 from gconv.nn.conv import _Convolution
+from gconv.ops._tracing import refuse_symbols
 from gconv.steerable import Ring
 
 
@@ -88,9 +89,10 @@ class GroupConvTranspose2d(_Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, |G|, H, W) -> (N, C_out, |G|, H', W')."""
+        refuse_symbols("group_conv_transpose2d", x)
         return group_conv_transpose2d(
             x,
-            self.spatial_filter(),
+            self._op_filter(),
             self.bias,
             group=self.group,
             stride=self.stride,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from gconv.ops._tracing import refuse_symbols
+
 
 def per_orientation(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Applies a planar function to every orientation of a feature map; an image is passed as it is.
@@ -22,6 +24,7 @@ def per_orientation(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Raises:
         ValueError: any other rank.
     """
+    refuse_symbols("per_orientation", x)
     if x.dim() == 4:
         return function(x)
     if x.dim() != 5:

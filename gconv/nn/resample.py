@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gconv.nn.orientation import per_orientation
+from gconv.ops._tracing import refuse_fixed_sizes
 
 _BINOMIAL = {2: (1.0, 1.0), 3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0)}
 
@@ -47,6 +48,7 @@ def _max_down(x: Tensor) -> Tensor:
 
 
 def _blur_down(x: Tensor) -> Tensor:
+    refuse_fixed_sizes("GroupDownsample2d", "the filter for an even or an odd length")
     height, width = (3 if length % 2 else 4 for length in x.shape[-2:])
     return _blur(x, (height, width), stride=2)
 

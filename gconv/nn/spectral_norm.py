@@ -10,6 +10,7 @@ Groups of channels have a bank each; a transposed convolution is that of its adj
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -20,12 +21,13 @@ from torch.nn.utils import parametrizations, parametrize
 
 from gconv.backends import filters
 from gconv.groups import PlanarGroup
+from gconv.nn.constants import ConstantTables
 from gconv.nn.conv import _Convolution
 
 _WARM_UP_ITERATIONS = 15  # as torch.nn.utils.parametrizations.spectral_norm
 
 
-class _OperatorNorm(nn.Module):
+class _OperatorNorm(ConstantTables):
     """weight -> weight / sigma, sigma by power iteration on each block; the vectors are buffers."""
 
     def __init__(self, layer: _Convolution, n_power_iterations: int) -> None:
@@ -36,9 +38,7 @@ class _OperatorNorm(nn.Module):
         self.transposed = layer.transposed
         self.n_power_iterations = n_power_iterations
         weight = layer.weight.detach()
-        for i, irrep in enumerate(self.group.irreps):
-            table = torch.tensor(irrep.matrices, dtype=weight.dtype, device=weight.device)
-            self.register_buffer(f"irrep{i}", table, persistent=False)
+        self.make_tables(weight)
         with torch.no_grad():
             operators = self._operators(weight)
             for i, operator in enumerate(operators):
@@ -47,6 +47,13 @@ class _OperatorNorm(nn.Module):
                 self.register_buffer(f"u{i}", F.normalize(u, dim=0))
                 self.register_buffer(f"v{i}", v)
             self._iterate(operators, _WARM_UP_ITERATIONS)
+
+    def tables(self, like: Tensor) -> Mapping[str, Tensor]:
+        """The matrices of each irrep, (|G|, d, d)."""
+        return {
+            f"irrep{i}": torch.tensor(irrep.matrices, dtype=like.dtype, device=like.device)
+            for i, irrep in enumerate(self.group.irreps)
+        }
 
     def _operators(self, weight: Tensor) -> list[_Operator]:
         """The blocks, of each of the groups of channels in turn."""
@@ -85,6 +92,7 @@ class _OperatorNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight over sigma, which autocast must not round: it is the layer's Lipschitz bound."""
+        self.follow(weight)
         device = weight.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return weight / self.sigma(weight)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gconv.backends.filter_cache import FilterCache
 from gconv.backends.filters import widen
 from gconv.groups import PlanarGroup
+from gconv.nn.constants import ConstantTables
 from gconv.ops._shortcut import plainly_eager, records
 from gconv.steerable import Ring, basis_size, check_basis, combine, relative_elements, sampled_basis
 
 
-class SteerableFilters(nn.Module):
+class SteerableFilters(ConstantTables):
     """:func:`gconv.steerable_filters` with the sampled basis at hand: no parameters, and no buffers to save.
 
     Args:
@@ -34,12 +34,14 @@ class SteerableFilters(nn.Module):
         self.kernel_size = kernel_size
         self.basis = check_basis(name, kernel_size, basis)
         self.size = basis_size(self.basis)
-        like = torch.empty(())  # torch's default dtype and device
-        self.register_buffer("functions", self._sampled(like), persistent=False)
-        self.register_buffer("elements", relative_elements(group).to(like.device), persistent=False)
+        self.make_tables(torch.empty(()))  # torch's default dtype and device
 
     def forward(self, coefficients: Tensor, cache: FilterCache | None = None) -> Tensor:
-        """(C_out, C_in[, |G|], B) -> the filter; one that nothing records is kept in ``cache``, if given."""
+        """(C_out, C_in[, |G|], B) -> the filter; one that nothing records is kept in ``cache``, if given.
+
+        What is kept is the cache's own: it is for the op alone, and must not reach who could write to it.
+        """
+        self.follow(coefficients)
         if cache is None or records(coefficients) or not plainly_eager(coefficients):
             return combine(coefficients, self.functions, self.elements)
         kept: Tensor = cache.packed(self, coefficients, self.group)
@@ -56,12 +58,9 @@ class SteerableFilters(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.size} functions on {len(self.basis)} rings"
 
-    def _sampled(self, like: Tensor) -> Tensor:
-        return sampled_basis(self.group, self.kernel_size, self.basis).to(widen(like))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Makes the buffers anew where they go: a basis in float32 does not become float64 by a cast."""
-        super()._apply(fn, recurse)
-        self.functions = self._sampled(self.functions)
-        self.elements = relative_elements(self.group).to(self.elements.device)
-        return self
+    def tables(self, like: Tensor) -> Mapping[str, Tensor]:
+        """The sampled functions, as wide as the filter is computed, and the elements that pair the cosets."""
+        return {
+            "functions": sampled_basis(self.group, self.kernel_size, self.basis).to(widen(like)),
+            "elements": relative_elements(self.group).to(like.device),
+        }
