@@ -27,7 +27,18 @@ __all__ = [
 GROUPS = ("C1", "C2", "C4", "C8", "D1", "D2", "D4", "D8")
 # gconv's backends, named here too because importing gconv loads torch, for which --help would have to wait.
 BACKENDS = ("reference", "dense", "cpu", "triton", "cuda")
-FLAGS = ("preset", "data", "resolution", "subset", "kimg", "tick", "seed", "device", "backend")  # of the command line
+FLAGS = (
+    "preset",
+    "data",
+    "resolution",
+    "window",
+    "subset",
+    "kimg",
+    "tick",
+    "seed",
+    "device",
+    "backend",
+)  # of the command line
 # What torch modules implement, named here for the same reason.
 LOSSES = ("ra", "non-saturating", "saturating", "wasserstein", "hinge")  # and alphaA for any number A > 1
 SAN_LOSSES = LOSSES[1:]
@@ -51,6 +62,7 @@ class Options:
         preset: name in PRESETS that these options started from.
         data: name of an embedded data set, or a path (`sgan.data.load_dataset`).
         resolution: side that images are brought to, None for their own, and for points.
+        window: how images of more than 8 bits become 8, as `sgan.data.load_dataset` takes it; None for those of 8.
         subset: fraction of the training images to keep, None for all.
         seed: of the data's orientations, the initial weights, the data order, the latents and the group elements.
         kimg: length of training in thousands of real images shown to the discriminator.
@@ -89,6 +101,7 @@ class Options:
     preset: str
     data: str = "digits-rotated"
     resolution: int | None = None
+    window: str | None = None
     subset: float | None = None
     seed: int = 0
     kimg: int = 40

@@ -61,7 +61,9 @@ def describe_picture(options: Options, num_classes: int, columns: int, data: str
     kind = kind_of(options)
     if kind is KINDS["images"]:
         return class_rows(num_classes, columns), partial(save_grid, columns=columns)
-    dataset = load_dataset(data or options.data, seed=options.seed, resolution=options.resolution)
+    dataset = load_dataset(
+        data or options.data, seed=options.seed, resolution=options.resolution, window=options.window
+    )
     kind.check(options, dataset)
     picture = kind.picture(dataset)
     return picture.condition, picture.draw

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sgan.config import Options
 from sgan.cost import flop_per_kimg
-from sgan.data import Dataset, load_dataset
+from sgan.data import Dataset, DataWarning, load_dataset
 from sgan.presets import PRESETS, gflop_text
 from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
@@ -78,7 +79,15 @@ def load_data(options: Options, folder: RunFolder) -> Dataset:
         ChangedOptions: it is not the one of the run in the folder.
         ValueError: unknown data, or a class without an image to train on.
     """
-    dataset = load_dataset(options.data, seed=options.seed, subset=options.subset, resolution=options.resolution)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the notes are said where the run is announced
+        dataset = load_dataset(
+            options.data,
+            seed=options.seed,
+            subset=options.subset,
+            resolution=options.resolution,
+            window=options.window,
+        )
     folder.check_data(dataset.built)
     counts = dataset.train.labels.bincount(minlength=dataset.num_classes)
     empty = [name for name, count in zip(dataset.class_names, counts.tolist(), strict=True) if count == 0]
@@ -220,6 +229,8 @@ class Session:
             f"{verb} in {self.folder.path}, to {options.kimg} kimg of {images}; "
             f"G {parameter_count(trainer.generator):,} and D {parameter_count(trainer.discriminator):,} parameters"
         )
+        for note in trainer.dataset.notes:
+            self.say(f"data: {note}")
 
     def say(self, line: str) -> None:
         print_line(self.console, line)
@@ -325,6 +336,8 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
         print_line(console, f"{name}: {size}")
     counts = f"{len(dataset.train):,} training and {len(dataset.test):,} held-out samples"
     print_line(console, f"data: {counts}, {dataset.built}")
+    for note in dataset.notes:
+        print_line(console, f"data: {note}")
     print_line(console, estimate(trainer))
     for note in trainer.notes:
         print_line(console, note)

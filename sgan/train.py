@@ -58,6 +58,11 @@ def check_backend(name: str, device: str) -> None:
     "[default: the preset's]",
 )
 @click.option("--resolution", type=click.IntRange(min=1), metavar="N", help="Bring images to N x N pixels.")
+@click.option(
+    "--window",
+    metavar="LOW,HIGH",
+    help="Of grey images of more than 8 bits: these values become black and white; 0.5%,99.5% are percentiles.",
+)
 @click.option("--subset", type=float, metavar="FRACTION", help="Train on this fraction of the images, in (0, 1].")
 @click.option(
     "--kimg",

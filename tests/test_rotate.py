@@ -99,6 +99,7 @@ def test_rotated_mnist_needs_images_on_black(tmp_path: Path) -> None:
     assert len(data.train) == 16
 
 
+@pytest.mark.filterwarnings("ignore:.*among the training images:sgan.data.DataWarning")  # of one value each
 def test_only_square_images_turn(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((10, 4, 6), np.uint8))
     with pytest.raises(ValueError, match="quarter: images must be square, got H x W = 4 x 6"):

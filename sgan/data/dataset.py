@@ -73,6 +73,10 @@ class PointSet(ImageSet):
         return self.images[indices]
 
 
+class DataWarning(UserWarning):
+    """Part of a data set was left out, or may not be what was meant."""
+
+
 def _to_unit(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32) / 127.5 - 1
 
@@ -90,6 +94,7 @@ class Dataset:
         built: how the set was made, ready for JSON; recorded into reports.
         redraw: draws about so many images of the held-out sources anew, or None where only the files' images exist.
         law: what the samples were drawn from, where that is known.
+        notes: lines for people: what was left out and why, and what may not be what they mean.
     """
 
     name: str
@@ -100,6 +105,7 @@ class Dataset:
     built: dict[str, object]
     redraw: Callable[[int], ImageSet] | None = None
     law: Mixture2d | None = None
+    notes: tuple[str, ...] = ()
 
     def held_out(self, count: int) -> ImageSet:
         """Return held-out images to set beside `count` other images, as many as there can be of them or a few more.
@@ -112,6 +118,11 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is more than one class. A set without labels has one, called as its folder is."""
+        return self.num_classes > 1
 
     @property
     def channels(self) -> int:
@@ -132,8 +143,9 @@ class RawImages(NamedTuple):
         class_names: one per label.
         test: the files' own held-out part, or None: then one is split off.
         sources: (N,) int64; images of one source stay in one part. None: every image is a source of its own.
-        built: what the reader did, ready for JSON.
+        built: what the reader did, ready for JSON; "skipped" counts what it left out, by reason.
         redraw: draws the sources at these (n,) indices anew, about so many images in all; None where it cannot.
+        notes: lines for people about what may not be what they mean.
     """
 
     images: ImageSet
@@ -142,3 +154,4 @@ class RawImages(NamedTuple):
     sources: Tensor | None
     built: dict[str, object]
     redraw: Callable[[Tensor, int], ImageSet] | None = None
+    notes: tuple[str, ...] = ()

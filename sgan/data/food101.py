@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from sgan.data.dataset import ImageSet, RawImages
-from sgan.data.image_files import read_images
+from sgan.data.image_files import is_image, read_images
 from sgan.data.tree import FileTree
+from sgan.data.window import Window
 
 LISTS = ("meta/train.txt", "meta/test.txt")
 
@@ -16,7 +17,7 @@ def has_lists(tree: FileTree) -> bool:
     return LISTS[0] in tree.files
 
 
-def read_food101(tree: FileTree, resolution: int | None = None) -> RawImages:
+def read_food101(tree: FileTree, resolution: int | None = None, window: Window | None = None) -> RawImages:
     """Read the images that meta/train.txt and, held out, meta/test.txt list, one "<class>/<number>" per line.
 
     The image is images/<class>/<number>.jpg; classes are those of the training list, in alphabetical order. Images have
@@ -35,14 +36,17 @@ def read_food101(tree: FileTree, resolution: int | None = None) -> RawImages:
     missing = sorted(set(files) - set(tree.files))
     if missing:
         raise ValueError(f"load_dataset: {tree.path} must hold every listed image, got no {missing[0]}")
-    images, resized = read_images(tree, files, resolution)
+    decoded = read_images(tree, files, resolution, window=window)
+    unlisted = sum(map(is_image, tree.files)) - len(files)
     all_images = ImageSet(
-        images.squeeze(1), torch.tensor([names.index(entry.partition("/")[0]) for entry in train + test])
+        decoded.images.squeeze(1), torch.tensor([names.index(entry.partition("/")[0]) for entry in train + test])
     )
     built: dict[str, object] = {
         "source": f"Food-101 in {tree.path.name}",
         "split_by": "the files' own lists",
-        "resized": resized,
+        "resized": decoded.resized,
+        **decoded.built,
+        "skipped": {"images that no list names": unlisted} if unlisted else {},
     }
     return RawImages(
         all_images.select(slice(len(train))), tuple(names), all_images.select(slice(len(train), None)), None, built

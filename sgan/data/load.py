@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 from sgan.data.amat import is_amat, read_amat
 from sgan.data.cifar_binary import has_cifar_binary, read_cifar_binary
 from sgan.data.cifar_python import has_cifar_python, read_cifar_python
-from sgan.data.dataset import Dataset, ImageSet, RawImages
+from sgan.data.dataset import Dataset, DataWarning, ImageSet, RawImages
 from sgan.data.digits import DIGITS, build_digits
-from sgan.data.folder import read_image_folder
+from sgan.data.folder import describe_skipped, read_image_folder
 from sgan.data.food101 import has_lists, read_food101
 from sgan.data.idx import has_idx, read_idx_folder
 from sgan.data.lysto import read_lysto
@@ -27,10 +28,16 @@ from sgan.data.rotate import PREFIXES, rotate_raw, split_prefix
 from sgan.data.split import SUBSET_STREAM, split_indices, stratified_order
 from sgan.data.toy2d import TOY2D
 from sgan.data.tree import FileTree
+from sgan.data.window import Window, parse_window
 
 
 def load_dataset(
-    name_or_path: str | os.PathLike[str], *, seed: int = 0, subset: float | None = None, resolution: int | None = None
+    name_or_path: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    subset: float | None = None,
+    resolution: int | None = None,
+    window: str | None = None,
 ) -> Dataset:
     """Load a labelled image data set into memory, as uint8, or one of points, as float32.
 
@@ -48,13 +55,20 @@ def load_dataset(
             fraction with the same seed contains a smaller one.
         resolution: side that all images are brought to (`sgan.data.resize.resize`), before they are turned; None keeps
             their own.
+        window: how images of more than 8 bits become 8: "LOW,HIGH" in the files' units, LOW to black and HIGH to white,
+            or "LOW%,HIGH%", percentiles of all pixels of the set, in both parts. `built` records the numbers. Without
+            it such images are refused, since cutting bits off would be a choice made in silence.
 
     Returns:
-        The data set; `built` says how it was made, with a checksum of each part.
+        The data set; `built` says how it was made, with a checksum of each part, and counts what was left out.
 
     Raises:
         ValueError: unknown name, path of no known format, damaged file, images that are not square, or bad `subset`,
-            `seed` or `resolution`.
+            `seed`, `resolution` or `window`.
+
+    Warns:
+        DataWarning: a line for each of `notes`: what was left out and why, a class that may be none, images in both
+            parts.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"load_dataset: seed must be an integer >= 0, got {seed!r}")
@@ -64,11 +78,16 @@ def load_dataset(
         raise ValueError(f"load_dataset: resolution must be an integer >= 1, or None, got {resolution!r}")
     prefix, path = split_prefix(os.fspath(name_or_path))
     build = BUILDERS.get(path) if prefix is None else None
-    raw = read_raw(Path(path).expanduser(), resolution) if build is None else build(seed, resolution)
+    if build is not None and window is not None:
+        raise ValueError(f"load_dataset: window must be None for the embedded set {path}, got {window!r}")
+    raw = read_raw(Path(path).expanduser(), resolution, window) if build is None else build(seed, resolution)
     if prefix is not None:
         raw = rotate_raw(raw, prefix, seed)
     reference, test, redraw = _hold_out(raw)
     _check(reference, test, name_or_path)
+    notes = (*_notes(raw), *(_in_both(reference, test) if build is None else ()))
+    for note in notes:
+        warnings.warn(f"{name_or_path}: {note}", DataWarning, stacklevel=2)
     train = reference if subset is None else _keep(reference, subset, seed)
     built = raw.built | {
         "seed": seed,
@@ -82,7 +101,22 @@ def load_dataset(
     name = path if build is not None else Path(path).resolve().name
     full_name = name if prefix is None else f"{prefix}:{name}"
     law = None if build is None else TOY2D.get(path)
-    return Dataset(full_name, train, reference, test, raw.class_names, built, redraw, law)
+    return Dataset(full_name, train, reference, test, raw.class_names, built, redraw, law, notes)
+
+
+def _notes(raw: RawImages) -> list[str]:
+    """What the reader says, and one line of what it left out; hidden files alone are not worth one."""
+    skipped = raw.built.get("skipped")
+    if not isinstance(skipped, dict) or not set(skipped) - {"hidden files"}:
+        return list(raw.notes)
+    return [*raw.notes, f"left out {describe_skipped(skipped)}"]
+
+
+def _in_both(train: ImageSet, test: ImageSet) -> list[str]:
+    """A line if held-out images are training images, too: what is held out says less of what is new."""
+    training = {image.tobytes() for image in train.images.numpy()}
+    shared = sum(image.tobytes() in training for image in test.images.numpy())
+    return [f"{shared:,} of {len(test):,} held-out images are among the training images, too"] if shared else []
 
 
 def _digits(name: str, seed: int, resolution: int | None) -> RawImages:
@@ -107,19 +141,34 @@ class Reader(NamedTuple):
 
     what: str
     fits: Callable[[Path], bool]
-    read: Callable[[Path, int | None], RawImages]
+    read: Callable[[Path, int | None, Window | None], RawImages]
 
 
-def _resized(read: Callable[[Path], RawImages]) -> Callable[[Path, int | None], RawImages]:
-    """A reader of small images: all are read, then resized."""
-    return lambda path, resolution: resize_raw(read(path), resolution)
+def _of_8_bits(read: Callable[[Path, int | None], RawImages]) -> Callable[[Path, int | None, Window | None], RawImages]:
+    """A reader of a format that has no more than 8 bits."""
+
+    def read_without_window(path: Path, resolution: int | None, window: Window | None) -> RawImages:
+        if window is not None:
+            raise ValueError(f"load_dataset: window must be None for {path}, whose format has 8 bits; leave it out")
+        return read(path, resolution)
+
+    return read_without_window
 
 
-def _read_image_files(path: Path, resolution: int | None) -> RawImages:
+def _resized(read: Callable[[Path], RawImages]) -> Callable[[Path, int | None, Window | None], RawImages]:
+    """A reader of small images of 8 bits: all are read, then resized."""
+    return _of_8_bits(lambda path, resolution: resize_raw(read(path), resolution))
+
+
+def _read_npz(path: Path, resolution: int | None, window: Window | None) -> RawImages:
+    return resize_raw(read_npz(path, window), resolution)
+
+
+def _read_image_files(path: Path, resolution: int | None, window: Window | None) -> RawImages:
     with FileTree(path) as tree:
         if has_lists(tree):
-            return read_food101(tree, resolution)
-        return read_pairs(tree, resolution) if has_pairs(tree) else read_image_folder(tree, resolution)
+            return read_food101(tree, resolution, window)
+        return (read_pairs if has_pairs(tree) else read_image_folder)(tree, resolution, window)
 
 
 def _is_file(*suffixes: str) -> Callable[[Path], bool]:
@@ -128,29 +177,31 @@ def _is_file(*suffixes: str) -> Callable[[Path], bool]:
 
 # The first that fits reads the path.
 READERS = (
-    Reader("a .npz file", _is_file(".npz"), _resized(read_npz)),
-    Reader("LYSTO's .h5 file", _is_file(".h5", ".hdf5"), read_lysto),
+    Reader("a .npz file", _is_file(".npz"), _read_npz),
+    Reader("LYSTO's .h5 file", _is_file(".h5", ".hdf5"), _of_8_bits(read_lysto)),
     Reader("an .amat file or a folder of them", is_amat, _resized(read_amat)),
     Reader("a folder of MNIST's IDX files", has_idx, _resized(read_idx_folder)),
     Reader("a folder of CIFAR-10's binary version", has_cifar_binary, _resized(read_cifar_binary)),
     Reader("a folder of CIFAR-10's Python version", has_cifar_python, _resized(read_cifar_python)),
     Reader(
-        "a folder or .zip file of images: Food-101, pairs side by side in train/, or one sub-folder per class",
+        "a folder or .zip file of images: Food-101, pairs side by side in train/, one sub-folder per class, or "
+        "all straight in it",
         lambda path: path.is_dir() or _is_file(".zip")(path),
         _read_image_files,
     ),
 )
 
 
-def read_raw(path: Path, resolution: int | None = None) -> RawImages:
+def read_raw(path: Path, resolution: int | None = None, window: str | None = None) -> RawImages:
     """Read the files at `path` by the first of `READERS` that fits.
 
     Raises:
-        ValueError: none fits, or the files are damaged.
+        ValueError: none fits, the files are damaged, or a bad window.
     """
+    parsed = None if window is None else parse_window(window)
     for reader in READERS:
         if reader.fits(path):
-            return reader.read(path, resolution)
+            return reader.read(path, resolution, parsed)
     what = "a file of another format" if path.is_file() else "no such file or folder"
     known = ", ".join([*BUILDERS, *(reader.what for reader in READERS)])
     prefixes = ", ".join(f"{prefix}:" for prefix in PREFIXES)
@@ -176,7 +227,10 @@ def _keep(images: ImageSet, fraction: float, seed: int) -> ImageSet:
 def _check(train: ImageSet, test: ImageSet, name_or_path: str | os.PathLike[str]) -> None:
     if not len(train) or not len(test):
         counts = f"{len(train)} and {len(test)}"
-        raise ValueError(f"load_dataset: {name_or_path} must have images to train on and to hold out, got {counts}")
+        raise ValueError(
+            f"load_dataset: {name_or_path} must have images to train on and to hold out, got {counts}; a fifth is held "
+            "out where the files say nothing, so it takes 3 at least"
+        )
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"
         raise ValueError(f"load_dataset: training and held-out images must have one shape (C, H, W), got {shapes}")
@@ -184,4 +238,7 @@ def _check(train: ImageSet, test: ImageSet, name_or_path: str | os.PathLike[str]
         return
     height, width = train.images.shape[2:]
     if height != width or height == 0:
-        raise ValueError(f"load_dataset: without a resolution images must be square, got H x W = {height} x {width}")
+        raise ValueError(
+            f"load_dataset: without a resolution images must be square, got H x W = {height} x {width}; --resolution N "
+            "takes their largest centred square"
+        )

@@ -5,38 +5,55 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-MAX_DEPTH = 4  # folders below the root: train/<class>/<source>, and a zip's own top folder
+NO_FILES_OF_PEOPLE = {"thumbs.db", "desktop.ini", "__macosx"}  # what Windows and macOS leave in folders
 
 
 class FileTree:
     """Read access to a folder, or to a zip archive in place: nothing is extracted.
 
-    A zip archive's single top folder is left out of the names. Hidden files (".name") and the "__MACOSX" folder that
-    archives made on a Mac carry are not listed, nor are files deeper than four folders.
+    A zip archive's single top folder is left out of the names. Hidden files (".name") and what operating systems leave
+    behind (`NO_FILES_OF_PEOPLE`) are not listed; a folder that a link leads back into is listed once.
 
     Attributes:
         path: the folder or the archive.
         files: names relative to it with "/" between folders, in alphabetical order.
+        hidden: how many files are not listed.
     """
 
     def __init__(self, path: Path) -> None:
         """List the files.
 
         Raises:
-            ValueError: a file that is no zip archive.
+            ValueError: a file that is no zip archive, or an archive with two files of one name.
         """
         self.path = path
         try:
             self._archive = None if path.is_dir() else zipfile.ZipFile(path)
         except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
             raise ValueError(f"load_dataset: {path} must be a readable zip archive, got: {error}") from error
-        names = _names_in_folder(path) if self._archive is None else self._archive.namelist()
-        names = sorted(name for name in names if _is_listed(name))
-        self._prefix = "" if self._archive is None else _top_folder(names)
-        self.files = tuple(name.removeprefix(self._prefix) for name in names)
+        found = _names_in_folder(path) if self._archive is None else self._archive.namelist()
+        # Some archives made on Windows have backslashes between folders.
+        files = [(name.replace("\\", "/") if self._archive else name, name) for name in found]
+        files = [(name, stored) for name, stored in files if not name.endswith("/")]
+        listed = sorted((name, stored) for name, stored in files if not _is_hidden(name))
+        self.hidden = len(files) - len(listed)
+        prefix = "" if self._archive is None else _top_folder([name for name, _ in listed])
+        self._stored = {name.removeprefix(prefix): stored for name, stored in listed}
+        self.files = tuple(self._stored)
+        if len(self.files) < len(listed):
+            twice = next(one for (one, _), (next_one, _) in pairwise(listed) if one == next_one)
+            self._close()
+            raise ValueError(f"load_dataset: {path} must hold each file once, got {twice} twice; pack it anew")
+
+    @property
+    def name(self) -> str:
+        """What the set is called: the folder's name, or the archive's without its end."""
+        path = self.path.resolve()
+        return path.name if self._archive is None else path.stem
 
     def __enter__(self) -> FileTree:
         return self
@@ -44,6 +61,9 @@ class FileTree:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._archive is not None:
             self._archive.close()
 
@@ -56,25 +76,29 @@ class FileTree:
         try:
             if self._archive is None:
                 return (self.path / file).read_bytes()
-            return self._archive.read(self._prefix + file)
+            return self._archive.read(self._stored[file])
         except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"load_dataset: {self.path}/{file} must be a readable file, got: {error}") from error
 
 
 def _names_in_folder(folder: Path) -> list[str]:
     names = []
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        relative = Path(parent).relative_to(folder)
-        if len(relative.parts) == MAX_DEPTH:
+        place = os.path.realpath(parent)
+        if place in seen:
             folders.clear()
+            continue
+        seen.add(place)
+        relative = Path(parent).relative_to(folder)
+        folders.sort()
         names += [(relative / file).as_posix() for file in files]
     return names
 
 
-def _is_listed(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not name.endswith("/") and not hidden and len(parts) <= MAX_DEPTH + 1
+    return any(part.startswith(".") or part.lower() in NO_FILES_OF_PEOPLE for part in parts)
 
 
 def _top_folder(names: list[str]) -> str:
