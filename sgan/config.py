@@ -64,6 +64,8 @@ class Options:
         resolution: side that images are brought to, None for their own, and for points.
         window: how images of more than 8 bits become 8, as `sgan.data.load_dataset` takes it; None for those of 8.
         subset: fraction of the training images to keep, None for all.
+        subset_of: take the subset of a set of so many training images alone, and all of any other; None of every set.
+            It keeps a preset's subset, made for its own data, from cutting a user's.
         seed: of the data's orientations, the initial weights, the data order, the latents and the group elements.
         kimg: length of training in thousands of real images shown to the discriminator.
         tick: metrics, grid and snapshot every `tick` kimg.
@@ -103,6 +105,7 @@ class Options:
     resolution: int | None = None
     window: str | None = None
     subset: float | None = None
+    subset_of: int | None = None
     seed: int = 0
     kimg: int = 40
     tick: int = 4
@@ -154,7 +157,7 @@ class Options:
         """
         for name in ("kimg", "tick", "batch", "d_steps", "components"):
             self._require(name, "an integer >= 1", _is_integer(getattr(self, name), 1))
-        for name in ("latent_dim", "label_dim", "resolution"):
+        for name in ("latent_dim", "label_dim", "resolution", "subset_of"):
             value = getattr(self, name)
             self._require(name, "an integer >= 1, or None", value is None or _is_integer(value, 1))
         self._require("seed", "an integer >= 0", _is_integer(self.seed, 0))
@@ -235,6 +238,8 @@ def resolve(preset: str, *, width: float | None = None, **overrides: Any) -> Opt
     """
     if preset not in PRESETS:
         raise ValueError(f"resolve: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if "subset" in overrides:
+        overrides = {"subset_of": None, **overrides}  # what the user asks for is for the user's data
     options = Options(preset=preset, **{**PRESETS[preset].changes, **overrides})
     if width is not None:
         widths = {name: width * getattr(options, name) for name in ("generator_width", "discriminator_width")}
@@ -269,13 +274,18 @@ def parse_option(text: str) -> tuple[str, Any]:
 def changed_options(before: dict[str, Any], now: Options) -> list[str]:
     """What differs between a run's recorded options and `now`; a larger kimg is no change, nor is cuda_graph.
 
+    Nor are data and subset_of: what images they give is compared by checksums (`RunFolder.check_data`). An option that
+    the run's version did not have counts as it was then, at its default.
+
     Returns:
         "--seed was 0, now 1" for an option of the command line, "lr_g was 0.001, now 0.002" for another.
     """
     lines = []
     for field in fields(Options):
-        old, new = before.get(field.name), asdict(now)[field.name]
-        if field.name == "cuda_graph" or (field.name == "kimg" and old is not None and new >= old):
+        old, new = before.get(field.name, field.default), asdict(now)[field.name]
+        if field.name in ("cuda_graph", "data", "subset_of") or (
+            field.name == "kimg" and old is not None and new >= old
+        ):
             continue
         if old != new:
             name = f"--{field.name}" if field.name in FLAGS else field.name

@@ -13,9 +13,9 @@ import gconv.nn as gnn
 from gconv import CyclicGroup, PlanarGroup
 from sgan.architectures import DiscriminatorRow
 from sgan.blocks import AnalysisBlock, Layers, MinibatchDiscrimination, ResidualAnalysisBlock, StridedBlock, taps
-from sgan.generators import stage_resolutions
 from sgan.heads import SanHead, SanScores, ScoreHead
 from sgan.projection import InvariantProjection, image_maps
+from sgan.sizes import stage_resolutions
 from sgan.widths import fitted, group_widths, matched_widths, scaled
 
 __all__ = ["Discriminator", "FeatureDiscriminator", "make_head"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,41 +25,10 @@ from sgan.blocks import (
     transposed_convolution,
 )
 from sgan.latents import LatentLaw, LatentMixture, Latents, act_per_sample
+from sgan.sizes import stage_resolutions, transposed_side
 from sgan.widths import fitted, group_widths, matched_widths, scaled
 
-__all__ = ["Generator", "LatentGenerator", "stage_resolutions"]
-
-SMALLEST_MAP = 7
-LARGEST_MAP = 27  # below 4 x 7: the projection holds less than 16 times the published one's numbers
-
-
-def stage_resolutions(resolution: int) -> tuple[int, ...]:
-    """Side lengths from the latent map to the image: the image's, halved while the half is whole and at least 7.
-
-    28 gives (7, 14, 28), 64 gives (8, 16, 32, 64).
-
-    Raises:
-        ValueError: resolution < 7, or the halves end at a map larger than 27 (299, a prime), of which the projection
-            would be huge and the networks shallow.
-    """
-    if resolution < SMALLEST_MAP:
-        raise ValueError(f"stage_resolutions: resolution must be >= {SMALLEST_MAP}, got {resolution}")
-    stages = _halves(resolution)
-    if stages[0] > LARGEST_MAP:
-        below = next(side for side in range(resolution, 0, -1) if _halves(side)[0] <= LARGEST_MAP)
-        above = next(side for side in count(resolution) if _halves(side)[0] <= LARGEST_MAP)
-        raise ValueError(
-            f"stage_resolutions: resolution must be {SMALLEST_MAP} to {LARGEST_MAP} times a power of two, got "
-            f"{resolution}: resize the images to {below} or {above} pixels"
-        )
-    return stages
-
-
-def _halves(resolution: int) -> tuple[int, ...]:
-    stages = [resolution]
-    while stages[0] % 2 == 0 and stages[0] // 2 >= SMALLEST_MAP:
-        stages.insert(0, stages[0] // 2)
-    return tuple(stages)
+__all__ = ["Generator", "LatentGenerator"]
 
 
 class LatentGenerator(nn.Module):
@@ -290,14 +259,13 @@ def _map_side(row: GeneratorRow, resolution: int, group: PlanarGroup) -> int:
     if row.map_side is None:
         return stage_resolutions(resolution)[0]
     if row.stage == "transposed":
-        side = row.map_side
-        for size, padding, output_padding in row.transposed:
-            side = 2 * (side - 1) + size - 2 * padding + output_padding
-            if output_padding and (group.moves_axis(0) or group.moves_axis(1)):
-                raise ValueError(
-                    f"Generator: group must be C1 for {row.source}, whose transposed convolutions add a row and a "
-                    f"column at one end, got {group.name}"
-                )
+        side = transposed_side(row)
+        is_uneven = any(filter.output_padding for filter in row.transposed)
+        if is_uneven and (group.moves_axis(0) or group.moves_axis(1)):
+            raise ValueError(
+                f"Generator: group must be C1 for {row.source}, whose transposed convolutions add a row and a "
+                f"column at one end, got {group.name}"
+            )
         if side != resolution:
             raise ValueError(f"Generator: resolution must be {side} for {row.source}, got {resolution}")
     elif halvings(resolution, row.map_side) > len(row.widths):

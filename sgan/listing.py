@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sgan.config import Options
 from sgan.presets import PRESETS, Preset, gflop_per_kimg, gflop_text
+from sgan.sizes import fitting_sides
 
 __all__ = ["print_presets"]
 
@@ -19,6 +20,7 @@ TITLES = {
     "system": "system",
     "summary": "what it is",
     "data": "data",
+    "sides": "sides",
     "networks": "networks",
     "loss": "loss",
     "steps": "steps",
@@ -29,6 +31,7 @@ WHOLE_COST_TITLE = "GFLOP per kimg, group-Fourier"  # where no note explains it
 NUMBERS = ("steps", "cost")
 WRAPPED = ("summary", "published")  # where a terminal is too narrow; titles may wrap anywhere
 NOTES = (
+    "sides: of the square images that the networks fit, in pixels; --resolution brings images to one of them.",
     "steps: updates of G until the preset's own kimg; with DeLiGAN's thresholds, batches of five updates of G or D.",
     "GFLOP per kimg: 10^9 floating-point operations of training on 1,000 real images, in convolutions and matrix "
     "products, group convolutions in group-Fourier form. --dry-run measures how long they take.",
@@ -52,9 +55,19 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (
-    Layout(170, 2, "{system}, data {data}", ("name", "summary", "networks", "loss", "steps", "cost", "published")),
-    Layout(110, 2, "{system}, data {data}", ("name", "networks", "loss", "steps", "cost", "published")),
-    Layout(0, 1, "{system}, data {data}, networks {networks}", ("name", "loss", "steps", "cost", "published")),
+    Layout(
+        170,
+        2,
+        "{system}, data {data}, sides {sides}",
+        ("name", "summary", "networks", "loss", "steps", "cost", "published"),
+    ),
+    Layout(110, 2, "{system}, data {data}, sides {sides}", ("name", "networks", "loss", "steps", "cost", "published")),
+    Layout(
+        0,
+        1,
+        "{system}, data {data}, sides {sides}, networks {networks}",
+        ("name", "loss", "steps", "cost", "published"),
+    ),
 )
 
 
@@ -86,6 +99,7 @@ def _row(name: str, preset: Preset, gflop: float) -> Row:
         "system": preset.system,
         "summary": preset.summary,
         "data": options.data,
+        "sides": fitting_sides(options.generator),
         "networks": " + ".join(dict.fromkeys((options.generator, options.discriminator))),
         "loss": options.loss if options.head == "score" else f"{options.loss}, {options.head}",
         "steps": f"{options.steps:,}",

@@ -223,14 +223,28 @@ def _deligan() -> Iterator[tuple[str, Preset]]:
     """DeLiGAN (arXiv 1706.02071) on few images, beside the same networks with a single Gaussian; its scripts' settings.
 
     Its discriminator of CIFAR-10 is a semi-supervised classifier; here it tells real images from generated ones. Its
-    500 images of MNIST are the last 50 of each class; here a subset is drawn by the seed, a fraction of the user's set.
+    500 images of MNIST are the last 50 of each class; here a subset is drawn by the seed. Other sets are not cut.
     """
     common: dict[str, Any] = {**_WITHOUT_LABELS, "generator_width": 1.0, "discriminator_width": 1.0}
     common |= {"loss": "non-saturating", "beta1": 0.5, "beta2": 0.999, "d_steps": 1, "schedule": "threshold"}
-    mnist: dict[str, Any] = {"data": "<mnist>", "features": "mnist", "subset": 500 / 60_000, "batch": 50}
+    mnist: dict[str, Any] = {
+        "data": "<mnist>",
+        "features": "mnist",
+        "subset": 500 / 60_000,
+        "subset_of": 60_000,
+        "batch": 50,
+    }
     mnist |= {"lr_g": 5e-4, "lr_d": 5e-4, "kimg": 2000, "tick": 100, "decay_from": 500.0, "decay_to": 2000.0}
-    cifar10: dict[str, Any] = {"data": "<cifar10>", "subset": 0.04, "batch": 100, "schedule": "alternating"}
-    cifar10 |= {"lr_g": 3e-4, "lr_d": 3e-4, "kimg": 2400, "tick": 120, "decay_from": 1600.0, "decay_to": 2400.0}
+    cifar10: dict[str, Any] = {"data": "<cifar10>", "subset": 0.04, "subset_of": 50_000, "batch": 100}
+    cifar10 |= {
+        "schedule": "alternating",
+        "lr_g": 3e-4,
+        "lr_d": 3e-4,
+        "kimg": 2400,
+        "tick": 120,
+        "decay_from": 1600.0,
+        "decay_to": 2400.0,
+    }
     sketches: dict[str, Any] = {"data": "<sketches>", "resolution": 32, "batch": 100, "lr_g": 1e-4, "lr_d": 1e-4}
     sketches |= {"kimg": 1560, "tick": 78, "decay_from": 1040.0, "decay_to": 1560.0}
     sets: tuple[tuple[str, str, Changes, int, float], ...] = (

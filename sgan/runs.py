@@ -82,8 +82,15 @@ class RunFolder:
                 "(only --kimg may grow), or another --outdir to start a new run."
             )
 
-    def check_data(self, built: Mapping[str, Any]) -> None:
+    def moved_data(self, options: Options) -> str | None:
+        """What the run in this folder calls its data, if that is not what the options call theirs."""
+        recorded = self._recorded("options").get("data") if self.exists else options.data
+        return None if recorded == options.data else str(recorded)
+
+    def check_data(self, options: Options, built: Mapping[str, Any]) -> None:
         """Raise unless the images are those of the run in this folder: trained on, compared with, and held out.
+
+        Where they lie, and what the set is called, may have changed.
 
         Raises:
             ChangedOptions: a checksum is another one.
@@ -94,6 +101,13 @@ class RunFolder:
         recorded = self._recorded("dataset")
         parts = {"test": "held-out", "reference": "reference", "train": "training"}
         changed = [name for part, name in parts.items() if recorded.get(f"{part}_sha256") != built[f"{part}_sha256"]]
+        moved = self.moved_data(options)
+        if changed and moved is not None:
+            raise ChangedOptions(
+                f"--data was {moved}, now {options.data}, and the {' and '.join(changed)} images differ: "
+                f"{self.path} holds a run on other images. Give the same data to resume it, or another --outdir to "
+                "start a new run."
+            )
         if changed:
             raise ChangedOptions(
                 f"the {' and '.join(changed)} images have changed since the run in {self.path} started. Restore them, "

@@ -20,6 +20,7 @@ from sgan.data import Dataset, DataWarning, load_dataset
 from sgan.presets import PRESETS, gflop_text
 from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
+from sgan.sizes import lost_stages
 from sgan.trainer import Trainer, parameter_count
 
 __all__ = ["Interrupted", "Session", "preview", "train"]
@@ -53,7 +54,8 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
     folder = RunFolder(outdir)
     folder.check(options)
     state = folder.read_state()
-    if state is not None and state.images_seen >= options.kimg * 1000:
+    moved = folder.moved_data(options)
+    if state is not None and state.images_seen >= options.kimg * 1000 and moved is None:
         seen = f"{state.images_seen / 1000:.1f} kimg of {options.kimg}"
         print_line(console, f"Finished already: {outdir} has seen {seen}. A larger --kimg extends it.")
         return folder
@@ -68,6 +70,8 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
         session.say(
             f"warning: {'; '.join(changes)}: from here on the run is not the one, bit for bit, that it would have been."
         )
+    if moved is not None:
+        session.say(f"the data is now {options.data}, was {moved}: the same images")
     session.run()
     return folder
 
@@ -85,10 +89,11 @@ def load_data(options: Options, folder: RunFolder) -> Dataset:
             options.data,
             seed=options.seed,
             subset=options.subset,
+            subset_of=options.subset_of,
             resolution=options.resolution,
             window=options.window,
         )
-    folder.check_data(dataset.built)
+    folder.check_data(options, dataset.built)
     counts = dataset.train.labels.bincount(minlength=dataset.num_classes)
     empty = [name for name, count in zip(dataset.class_names, counts.tolist(), strict=True) if count == 0]
     if empty:
@@ -229,8 +234,8 @@ class Session:
             f"{verb} in {self.folder.path}, to {options.kimg} kimg of {images}; "
             f"G {parameter_count(trainer.generator):,} and D {parameter_count(trainer.discriminator):,} parameters"
         )
-        for note in trainer.dataset.notes:
-            self.say(f"data: {note}")
+        for line in remarks(trainer):
+            self.say(line)
 
     def say(self, line: str) -> None:
         print_line(self.console, line)
@@ -275,6 +280,12 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         },
         "environment": environment(),
     }
+
+
+def remarks(trainer: Trainer) -> list[str]:
+    """Lines about what a user may not have meant: of the data, and of networks that its size makes shallow."""
+    shallow = lost_stages(trainer.options.generator, trainer.dataset.resolution)
+    return [*(f"data: {note}" for note in trainer.dataset.notes), *([] if shallow is None else [shallow])]
 
 
 def environment() -> dict[str, Any]:
@@ -336,8 +347,8 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
         print_line(console, f"{name}: {size}")
     counts = f"{len(dataset.train):,} training and {len(dataset.test):,} held-out samples"
     print_line(console, f"data: {counts}, {dataset.built}")
-    for note in dataset.notes:
-        print_line(console, f"data: {note}")
+    for line in remarks(trainer):
+        print_line(console, line)
     print_line(console, estimate(trainer))
     for note in trainer.notes:
         print_line(console, note)

@@ -153,7 +153,7 @@ def test_a_finished_run_is_left_alone(tiny: Options, finished: Path) -> None:
     ("changes", "message"),
     [
         ({"seed": 1}, "--seed was 0, now 1"),
-        ({"data": "digits"}, "--data was .*few.npz, now digits"),
+        ({"data": "digits"}, "--data was .*few.npz, now digits, and the held-out"),
         ({"subset": None}, r"--subset was 0\.8, now not set"),
         ({"kimg": 1}, "--kimg was 2, now 1"),
         (

@@ -36,6 +36,7 @@ def load_dataset(
     *,
     seed: int = 0,
     subset: float | None = None,
+    subset_of: int | None = None,
     resolution: int | None = None,
     window: str | None = None,
 ) -> Dataset:
@@ -53,6 +54,7 @@ def load_dataset(
         seed: not negative. The same seed gives the same pixels.
         subset: fraction in (0, 1] of the training part to keep, drawn without replacement, class by class. A larger
             fraction with the same seed contains a smaller one.
+        subset_of: take the subset of a set of so many training images alone; of another one take all, and note it.
         resolution: side that all images are brought to (`sgan.data.resize.resize`), before they are turned; None keeps
             their own.
         window: how images of more than 8 bits become 8: "LOW,HIGH" in the files' units, LOW to black and HIGH to white,
@@ -86,6 +88,12 @@ def load_dataset(
     reference, test, redraw = _hold_out(raw)
     _check(reference, test, name_or_path)
     notes = (*_notes(raw), *(_in_both(reference, test) if build is None else ()))
+    if subset is not None and subset_of not in (None, len(reference)):
+        notes += (
+            f"the subset of {subset:.3g} is for a set of {subset_of:,} training images; of these "
+            f"{len(reference):,} all are taken",
+        )
+        subset = None
     for note in notes:
         warnings.warn(f"{name_or_path}: {note}", DataWarning, stacklevel=2)
     train = reference if subset is None else _keep(reference, subset, seed)

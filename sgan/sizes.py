@@ -1,0 +1,91 @@
+"""The sides of images that the networks fit. It loads no torch."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from sgan.architectures import GENERATORS, GeneratorRow, PerceptronGeneratorRow, UNetRow
+
+__all__ = ["fitting_sides", "lost_stages", "stage_resolutions"]
+
+SMALLEST_MAP = 7
+LARGEST_MAP = 27  # below 4 x 7: the projection holds less than 16 times the published one's numbers
+NEAR = 1.5  # a side is near another one up to this ratio
+SMALLEST_OF_PAIRS = 4
+
+
+def stage_resolutions(resolution: int) -> tuple[int, ...]:
+    """Side lengths from the latent map to the image: the image's, halved while the half is whole and at least 7.
+
+    28 gives (7, 14, 28), 64 gives (8, 16, 32, 64).
+
+    Raises:
+        ValueError: resolution < 7, or the halves end at a map larger than 27 (299, a prime), of which the projection
+            would be huge and the networks shallow.
+    """
+    if resolution < SMALLEST_MAP:
+        raise ValueError(f"stage_resolutions: resolution must be >= {SMALLEST_MAP}, got {resolution}")
+    stages = _halves(resolution)
+    if stages[0] > LARGEST_MAP:
+        below = next(side for side in range(resolution, 0, -1) if _halves(side)[0] <= LARGEST_MAP)
+        above = next(side for side in count(resolution) if _halves(side)[0] <= LARGEST_MAP)
+        raise ValueError(
+            f"stage_resolutions: resolution must be {SMALLEST_MAP} to {LARGEST_MAP} times a power of two, got "
+            f"{resolution}: resize the images to {below} or {above} pixels"
+        )
+    return stages
+
+
+def _halves(resolution: int) -> tuple[int, ...]:
+    stages = [resolution]
+    while stages[0] % 2 == 0 and stages[0] // 2 >= SMALLEST_MAP:
+        stages.insert(0, stages[0] // 2)
+    return tuple(stages)
+
+
+def lost_stages(generator: str, resolution: int) -> str | None:
+    """Return a line if images of a size near this one would give the networks more stages, else None.
+
+    At 17 x 17 pixels, which cannot be halved, both networks of "digits" are one stage: D has 781 parameters.
+
+    Args:
+        generator: row of `sgan.architectures.GENERATORS`; of others than "plain" stages a size does not decide.
+        resolution: a side that the row fits.
+    """
+    row = GENERATORS[generator]
+    if not isinstance(row, GeneratorRow) or row.stage != "plain":
+        return None
+    stages = len(_halves(resolution))
+    near = range(max(SMALLEST_MAP, round(resolution / NEAR)), round(resolution * NEAR) + 1)
+    deeper = [side for side in near if len(_halves(side)) > stages and _halves(side)[0] <= LARGEST_MAP]
+    if not deeper:
+        return None
+    nearest = min(deeper, key=lambda side: (abs(side - resolution), side))
+    return (
+        f"at {resolution} x {resolution} pixels, halved {stages - 1} times, the networks have {stages} of the "
+        f"{len(_halves(nearest))} stages that they have at {nearest} x {nearest}: --resolution {nearest} makes them "
+        "deeper"
+    )
+
+
+def fitting_sides(generator: str) -> str:
+    """Return which sides of images a row of `sgan.architectures.GENERATORS` makes, and so its presets fit, as text."""
+    row = GENERATORS[generator]
+    if isinstance(row, UNetRow):
+        return f"{SMALLEST_OF_PAIRS}, {2 * SMALLEST_OF_PAIRS}, ..., {2 ** len(row.widths)}"
+    if isinstance(row, PerceptronGeneratorRow):
+        return "points" if row.points else "any"
+    if row.map_side is None:
+        return f"{SMALLEST_MAP} to {LARGEST_MAP} times 1, 2, 4, ..."
+    if row.stage == "transposed":
+        return str(transposed_side(row))
+    return f"{row.map_side}, {2 * row.map_side}, ..., {row.map_side * 2 ** len(row.widths)}"
+
+
+def transposed_side(row: GeneratorRow) -> int:
+    """The side of the image that transposed stages make."""
+    assert row.map_side is not None
+    side = row.map_side
+    for size, padding, output_padding in row.transposed:
+        side = 2 * (side - 1) + size - 2 * padding + output_padding
+    return side
