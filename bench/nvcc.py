@@ -16,8 +16,9 @@ from pathlib import Path
 
 import click
 from figures import Row, differences, matches, read_tables, write_table
+from gpu_build import FOR_TESTS
 from kernel_sources import COMPILED, ROOT, files_checksum, find
-from ptxas import launch_bounds, matrix_by_kernel, parse_kernels
+from ptxas import count_by_kernel, global_stores, launch_bounds, matrix_instructions, parse_kernels
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +30,7 @@ STATIC_SHARED_LIMIT = 48 * 1024  # more than this must be dynamic
 ENTRY_REGISTERS = 168  # per thread at launch, for the registers that csrc/cuda's Hopper kernels then share out
 # The matrix instruction that a kernel for a machine is fast by, on the targets where it is not empty.
 MATRIX = {"Hopper": ("HGMMA", ("sm_90a",)), "Ampere": ("HMMA", TARGETS)}
+NUMBER_BYTES = {"float": 4, "Float16": 2, "Bfloat16": 2}
 KERNEL = re.compile(r"\bGCONV_KERNEL\s+(?:GCONV_BOUNDS\([^)]*\)\s+)?(\w+)\(")
 SAID = 4000  # characters of a failed command's output: those of templates are long
 KEY = re.compile(r"-[0-9a-f]{16}$")  # of an object's name: what it was compiled from
@@ -38,11 +40,11 @@ class ToolMissing(RuntimeError):
     """A tool is not on this machine, or does not do what it is for."""
 
 
-def compile_all(build: Path, processes: int) -> tuple[str, list[Path]]:
+def compile_all(build: Path, processes: int, options: tuple[str, ...] = ()) -> tuple[str, list[Path]]:
     """nvcc's version, and the objects of csrc/cuda/*.cu, each with its log beside it.
 
-    CMakeLists.txt says which objects there are and with which flags they are compiled. Those that an install has
-    compiled of the same sources are not compiled again.
+    CMakeLists.txt says which objects there are and with which flags they are compiled; `options` are cmake's. Those
+    that an install has compiled of the same sources are not compiled again.
 
     Raises:
         ToolMissing: cmake or nvcc is not there, or does not get on with this machine.
@@ -51,7 +53,7 @@ def compile_all(build: Path, processes: int) -> tuple[str, list[Path]]:
     cmake = tool("cmake")
     listed = build / "cuda_objects"
     listed.unlink(missing_ok=True)
-    said = run(cmake, "-S", str(ROOT), "-B", str(build), "-DGCONV_CUDA_ONLY=ON")
+    said = run(cmake, "-S", str(ROOT), "-B", str(build), "-DGCONV_CUDA_ONLY=ON", *options)
     facts = json.loads((build / "_build_info.json").read_text())
     if not listed.exists():
         raise ToolMissing(facts["cuda_missing_reason"] or said)
@@ -118,7 +120,8 @@ def rows_of(item: Path) -> list[Row]:
     if not kernels:
         return []
     dump = cuobjdump()
-    matrix = matrix_by_kernel(run(dump, "-sass", str(item)))
+    listing = run(dump, "-sass", str(item))
+    matrix, stores = count_by_kernel(listing, matrix_instructions), count_by_kernel(listing, global_stores)
     bounds = launch_bounds(run(dump, "-elf", str(item)))
     names = readable({kernel.name for kernel in kernels})
     stem = KEY.sub("", item.stem)
@@ -130,6 +133,7 @@ def rows_of(item: Path) -> list[Row]:
             "threads": bounds.get(kernel),
             **asdict(resources),
             "matrix": matrix[kernel],
+            "stores": stores[kernel],
         }
         for kernel, resources in kernels.items()
     ]
@@ -176,7 +180,32 @@ def faults_of(row: Row) -> list[str]:
     for machine, (instruction, targets) in MATRIX.items():
         if machine in row["kernel"] and row["target"] in targets and instruction not in row["matrix"]:
             found.append(f"has no {instruction} instructions")
+    if (chunks := row["stores"].get("128", 0)) < (asked := chunk_stores(row)):
+        found.append(f"has {chunks} stores of 16 bytes where the source has {asked}: the others are split")
     return [f"{name(row)} {fault}" for fault in found]
+
+
+def chunk_stores(row: Row) -> int:
+    """The stores of 16 bytes to global memory that a kernel's source has, by its template arguments.
+
+    Loops that are not unrolled have each of theirs once, so that code may have more.
+    """
+    stem, *arguments = re.findall(r"\w+", row["kernel"])
+    if any(machine in arguments and row["target"] not in targets for machine, (_, targets) in MATRIX.items()):
+        return 0  # it is empty there
+    match stem, arguments:
+        case "group_conv2d_kernel", [group, dtype, _, columns]:  # per plane, two pixels of each 32 halves
+            whole = NUMBER_BYTES[dtype] == 2 and int(columns) % 32 == 0
+            order = int(group[1:]) * (2 if group.startswith("D") else 1)
+            return order * int(columns) // 16 if whole else 0
+        case "pack_kernel", [order, _]:  # a chunk of each row of irreps
+            return int(order)
+        case "images_kernel", _:
+            return 1
+        case "max_kernel" | "mean_kernel" | "select_kernel" | "max_backward_kernel" | "mean_backward_kernel", _:
+            dtype, length = arguments
+            return int(NUMBER_BYTES[dtype] * int(length) == 16)
+    return 0
 
 
 def checksum() -> str:
@@ -197,7 +226,7 @@ def show(rows: list[Row]) -> None:
     """Prints the rows as a table."""
     table = Table(box=None, pad_edge=False)
     table.add_column("target, object and kernel", overflow="fold")
-    for column in ("threads", "registers", "spill", "stack", "shared", "matrix", "serialised"):
+    for column in ("threads", "registers", "spill", "stack", "shared", "matrix", "stores", "serialised"):
         table.add_column(column, justify="right")
     for row in rows:
         numbers = (row["threads"], row["registers"])
@@ -207,10 +236,11 @@ def show(rows: list[Row]) -> None:
             *map(str, numbers),
             *(str(number or "") for number in rest),
             " ".join(f"{count} {instruction}" for instruction, count in row["matrix"].items()),
+            " ".join(f"{count} of {bits}" for bits, count in row["stores"].items()),
             " ".join(row["serialised"]),
             style="red" if faults_of(row) else None,
         )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    Console(width=None if Console().is_terminal else 180).print(table)
 
 
 @click.command(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
@@ -219,15 +249,20 @@ def show(rows: list[Row]) -> None:
 @click.option("--check", is_flag=True, help="Compare with bench/nvcc.json, and print only what is wrong.")
 @click.option("--processes", type=click.IntRange(min=1), help="How many compile at a time. [default: one per core]")
 @click.option("--build", type=click.Path(path_type=Path, file_okay=False), default=BUILD, help="CMake's folder.")
-def main(only: tuple[str, ...], write: bool, check: bool, processes: int | None, build: Path) -> None:
+@click.option("--spin-limit", is_flag=True, help="The kernels of builds for tests, which do not hang; no table.")
+def main(only: tuple[str, ...], write: bool, check: bool, processes: int | None, build: Path, spin_limit: bool) -> None:
     """Compile the CUDA kernels for sm_80 and sm_90a as an install does, and show what they take of a GPU.
 
     Needs nvcc, cmake, and cuobjdump, CUDA's or that in triton's wheel; no GPU.
 
     The exit status is 1 if a kernel spills, uses local memory, has matrix instructions serialised or its exchange of
     registers ignored by ptxas, lacks its machine's matrix instructions or launch bounds, starts with other registers
-    than its warps share out, or if a kernel of the sources was not compiled. With --check also if any figure differs
-    from the table of this nvcc. A change of the kernels' sources, comments too, asks for --write.
+    than its warps share out, has fewer 16-byte stores than its source because they are split (columns "stores": how
+    many of so many bits to global memory), or if a kernel of the sources was not compiled. With --check also if any
+    figure differs from the table of this nvcc. A change of the kernels' sources, comments too, asks for --write.
+
+    With --spin-limit the kernels are those of builds for tests, which fail after so many looks at a barrier in place
+    of hanging; they are held to the rules, and their figures are in no table.
 
     \b
     Examples:
@@ -236,9 +271,12 @@ def main(only: tuple[str, ...], write: bool, check: bool, processes: int | None,
     """
     if write and only:
         raise click.UsageError("--write takes every kernel and no --only")
+    if spin_limit and (write or check):
+        raise click.UsageError("--spin-limit has no table: it takes no --write and no --check")
+    options = FOR_TESTS if spin_limit else ()
     start, processes = time.perf_counter(), processes or os.cpu_count() or 1
     try:
-        version, objects = compile_all(build.resolve(), processes)
+        version, objects = compile_all(build.resolve() / ("tests" if spin_limit else ""), processes, options)
         with ThreadPoolExecutor(processes) as pool:
             found = [row for rows in pool.map(rows_of, objects) for row in rows]
     except (ToolMissing, RuntimeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import prod
@@ -22,6 +22,9 @@ SERIALISED = re.compile(r"\((C75(?:0[4-9]|1\d))\)")
 NOTE = re.compile(r"\((C75(?:0[4-9]|1\d))\)(?:.* in (?:the )?function '(\w+)')?")
 # The opcode after the address and the predicate. Matrix instructions end in MMA: HMMA, HGMMA, UTCHMMA.
 MATRIX = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+MMA)(?=[.\s;])")
+# "STG.E.128", "@!P0 STG.E.EF.U16", "STG.E": a store to global memory, of 32 bits where it does not say.
+STORE = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?STG((?:\.\w+)*)")
+STORE_WIDTH = re.compile(r"\.[US]?(8|16|64|128|256)$")
 
 CODE = re.compile(r"^\s*(?:code for (sm_\w+)|Function : (\w+))\s*$", flags=re.MULTILINE)
 ARCH = re.compile(r"^arch = (sm_\w+)$", flags=re.MULTILINE)
@@ -80,6 +83,13 @@ def matrix_instructions(listing: str) -> dict[str, int]:
     return dict(sorted(Counter(MATRIX.findall(listing)).items()))
 
 
+def global_stores(listing: str) -> dict[str, int]:
+    """How many stores to global memory of each width, in bits, stand in a listing, e.g. {"16": 128, "128": 16}."""
+    widths = (STORE_WIDTH.search(modifiers) for modifiers in STORE.findall(listing))
+    counts = Counter(int(width[1]) if width else 32 for width in widths)
+    return {str(width): count for width, count in sorted(counts.items())}
+
+
 def parse_kernels(log: str) -> dict[Function, Resources]:
     """Reads the log of a file with many kernels, compiled for one target after the other.
 
@@ -102,15 +112,15 @@ def parse_kernels(log: str) -> dict[Function, Resources]:
     return found
 
 
-def matrix_by_kernel(listing: str) -> dict[Function, dict[str, int]]:
-    """The matrix instructions of every kernel in a listing of ``cuobjdump -sass``."""
+def count_by_kernel(listing: str, count: Callable[[str], dict[str, int]]) -> dict[Function, dict[str, int]]:
+    """What `count` finds in every kernel of a listing of ``cuobjdump -sass``."""
     found: dict[Function, dict[str, int]] = {}
     target = ""
     for mark, text in _sections(CODE, listing):
         if mark[1]:
             target = mark[1]
         else:
-            found[Function(target, mark[2])] = matrix_instructions(text)
+            found[Function(target, mark[2])] = count(text)
     return found
 
 

@@ -13,7 +13,15 @@ import pytest
 from click.testing import CliRunner
 from figures import Row
 from kernel_sources import COMPILED, find
-from ptxas import Function, Resources, launch_bounds, matrix_by_kernel, parse_kernels
+from ptxas import (
+    Function,
+    Resources,
+    count_by_kernel,
+    global_stores,
+    launch_bounds,
+    matrix_instructions,
+    parse_kernels,
+)
 
 NVCC = shutil.which("nvcc")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
@@ -53,7 +61,12 @@ arch = sm_80
         /*0090*/                   HMMA.16816.F32.BF16 R68, R76.reuse, R28, R68 ;     /* 0x0000001c4c44723c */
         /*00a0*/                   HMMA.16816.F32.BF16 R72, R76.reuse, R28, R72 ;     /* 0x0000001c4c44723c */
 		Function : second
-        /*0090*/                   EXIT ;     /* 0x0000001c4c44723c */
+        /*0090*/              @!P0 STG.E desc[UR4][R2.64], R5 ;     /* 0x0000001c4c44723c */
+        /*00a0*/                   STG.E.U16 desc[UR4][R2.64+0x4], R5 ;     /* 0x0000001c4c44723c */
+        /*00b0*/                   STG.E.EF.64 desc[UR4][R2.64+0x8], R6 ;     /* 0x0000001c4c44723c */
+        /*00c0*/              @P1  STG.E.128 desc[UR4][R2.64+0x10], R8 ;     /* 0x0000001c4c44723c */
+        /*00d0*/                   STS.128 [R2], R8 ;     /* 0x0000001c4c44723c */
+        /*00e0*/                   EXIT ;     /* 0x0000001c4c44723c */
 Fatbin elf code:
 ================
 arch = sm_90a
@@ -103,7 +116,10 @@ def test_a_note_about_a_function_that_is_no_kernel_counts_for_all() -> None:
 def test_listings_of_many_kernels_are_read() -> None:
     first = {target: Function(target, "first") for target in nvcc.TARGETS}
     second = Function("sm_80", "second")
-    assert matrix_by_kernel(LISTING) == {first["sm_80"]: {"HMMA": 2}, second: {}, first["sm_90a"]: {"HGMMA": 1}}
+    products = {first["sm_80"]: {"HMMA": 2}, second: {}, first["sm_90a"]: {"HGMMA": 1}}
+    assert count_by_kernel(LISTING, matrix_instructions) == products
+    stores = {first["sm_80"]: {}, second: {"16": 1, "32": 1, "64": 1, "128": 1}, first["sm_90a"]: {}}
+    assert count_by_kernel(LISTING, global_stores) == stores
     assert launch_bounds(ELF) == {first["sm_80"]: 384, first["sm_90a"]: 128}
 
 
@@ -124,6 +140,7 @@ GOOD: Row = {
     "static_shared_bytes": 0,
     "serialised": [],
     "matrix": {"HGMMA": 12},
+    "stores": {"16": 128, "128": 16},
 }
 
 
@@ -140,6 +157,7 @@ GOOD: Row = {
         ),
         ({"registers": 160}, "starts with 160 registers"),
         ({"threads": None}, "has no launch bounds"),
+        ({"stores": {"16": 128, "32": 32, "128": 8}}, "has 8 stores of 16 bytes where the source has 16: the others"),
         ({"matrix": {"HMMA": 48}}, "has no HGMMA instructions"),
         ({"matrix": {"HGMMA": 4}, "kernel": "group_conv2d_kernel<C4, float, Ampere, 32>"}, "has no HMMA"),
     ],
@@ -152,8 +170,33 @@ def test_a_bad_kernel_is_found(change: Row, message: str) -> None:
 
 
 def test_kernels_for_hopper_are_empty_elsewhere_and_others_multiply_nothing() -> None:
-    empty = GOOD | {"target": "sm_80", "registers": 4, "matrix": {}}
+    empty = GOOD | {"target": "sm_80", "registers": 4, "matrix": {}, "stores": {}}
     assert nvcc.faults([empty, GOOD | {"kernel": "pack<C4>", "matrix": {}}], []) == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stores"),
+    [
+        ("group_conv2d_kernel<D4, Float16, Hopper, 32>", 16),
+        ("group_conv2d_kernel<C2, Bfloat16, Ampere, 64>", 8),
+        ("group_conv2d_kernel<D4, Float16, Ampere, 16>", 0),  # its lanes have no 16 bytes of channels together
+        ("group_conv2d_kernel<C4, float, Ampere, 32>", 0),
+        ("weight_grad_kernel<C4, Bfloat16, Hopper, 64>", 0),
+        ("pack_kernel<8, float>", 8),
+        ("images_kernel<D2, float, true>", 1),
+        ("max_kernel<Bfloat16, 8>", 1),
+        ("mean_backward_kernel<float, 1>", 0),
+        ("unpack_kernel<8, float>", 0),
+        ("spilling", 0),
+    ],
+)
+def test_every_kernel_is_held_to_its_16_byte_stores(kernel: str, stores: int) -> None:
+    row = GOOD | {"kernel": kernel, "matrix": {"HMMA": 1, "HGMMA": 1}, "stores": {"32": 4 * stores}}
+    assert nvcc.chunk_stores(row) == stores
+    assert [fault.endswith("the others are split") for fault in nvcc.faults([row], [])] == [True] * bool(stores)
+    assert nvcc.faults([row | {"stores": {"128": stores}}], []) == []
+    if "Hopper" in kernel:
+        assert nvcc.chunk_stores(row | {"target": "sm_80"}) == 0  # it is empty there
 
 
 def test_a_kernel_that_was_not_compiled_is_found(tmp_path: Path) -> None:
@@ -246,7 +289,7 @@ def toy_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     found: dict[str, Any] = {"version": "13.0.88", "rows": [GOOD, GOOD | {"target": "sm_80"}]}
     monkeypatch.setattr(nvcc, "TABLE", tmp_path / "nvcc.json")
     monkeypatch.setattr(nvcc, "find", lambda patterns: [])
-    monkeypatch.setattr(nvcc, "compile_all", lambda build, processes: (found["version"], [Path("toy.o")]))
+    monkeypatch.setattr(nvcc, "compile_all", lambda *arguments: (found["version"], [Path("toy.o")]))
     monkeypatch.setattr(nvcc, "rows_of", lambda item: found["rows"])
     return found
 
@@ -291,6 +334,7 @@ def test_a_missing_tool_is_told(toy_table: dict[str, Any], monkeypatch: pytest.M
     assert "nothing was checked: cuobjdump was not found" in told("--check", status=1)
     assert told("--write", "--only", "C4", status=2)
     assert told("--only", "no such kernel", status=1)
+    assert "--spin-limit has no table" in told("--spin-limit", "--check", status=2)
 
 
 def test_a_note_that_names_no_function_counts_for_every_kernel_of_its_target() -> None:

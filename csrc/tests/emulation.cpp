@@ -843,6 +843,14 @@ void check_aligned(const void* global, size_t alignment, const char* what) {
         fail(self(), std::string(what) + ": the global address is not aligned to " + text(alignment));
 }
 
+void check_global(const void* global, size_t bytes, const char* what) {
+    check_aligned(global, bytes, what);
+    for (const Block& block : machine().blocks)
+        if (const auto place = reinterpret_cast<uintptr_t>(global) - reinterpret_cast<uintptr_t>(block.memory);
+            place < static_cast<uintptr_t>(machine().shared_bytes))
+            fail(self(), std::string(what) + ": the address is of shared memory, and the instruction for global");
+}
+
 void set_registers(int count, bool raise) {
     meet_warp("setmaxnreg", nullptr, [=](Warp& warp) {
         if (count % 8 || count < 24 || count > 256) fail(self(), "setmaxnreg: of " + text(count) + " registers");

@@ -53,6 +53,8 @@ void wgmma(Kind kind, int columns, int sign, float* d, const uint32_t* a, uint64
 void wgmma_wait(int pending);
 void set_registers(int count, bool raise);
 void check_aligned(const void* global, size_t alignment, const char* what);
+// Whether the bytes are where an instruction for global memory may write: aligned to their number, and not shared.
+void check_global(const void* global, size_t bytes, const char* what);
 
 }  // namespace emulation
 
@@ -154,7 +156,7 @@ void store_pair(T* to, T a, T b) {
     to[1] = b;
 }
 inline void store_chunk(void* to, const uint32_t (&x)[4]) {
-    emulation::check_aligned(to, sizeof(x), "store_chunk");
+    emulation::check_global(to, sizeof(x), "store_chunk");
     std::memcpy(to, x, sizeof(x));
 }
 

@@ -224,6 +224,27 @@ Outcome transposed(int extra = 0) {
     });
 }
 
+// A chunk of 16 bytes, where it may be and where not.
+enum class Place { global, unaligned, shared, past_end };
+
+template <Place place>
+GCONV_KERNEL store_chunks(uint32_t* out) {
+    const uint32_t chunk[4] = {1, 2, 3, 4};
+    void* to = place == Place::shared ? static_cast<void*>(shared_memory() + 16) : out + 4 * threadIdx.x;
+    store_chunk(place == Place::unaligned ? static_cast<unsigned char*>(to) + 8 : to, chunk);
+}
+
+template <Place place>
+Outcome stored() {
+    return outcome(1, [] {
+        std::vector<uint32_t> out(place == Place::past_end ? 31 * 4 : 33 * 4);
+        launch("store_chunks", store_chunks<place>, {1, 32, 64}, 0, out.data());
+        for (size_t i = 0; i < out.size() && i < 32 * 4; ++i)
+            if (out[i] != i % 4 + 1) return false;
+        return true;
+    });
+}
+
 // ---- sums over tiles that four warps copy by copy_async and four others add, two stages.
 enum class CopyBug { none, no_wait, wrong_parity, no_release, arrival_before_copies, past_end, unwaited };
 
@@ -427,6 +448,7 @@ void test_overruns() {
         [] { CHECK(overflows([] { transposed<Mistake::far_outside>(); })); });
     run("AddressSanitizer: a global pointer out of range",
         [] { CHECK(overflows([] { transposed<Mistake::none>(1); })); });
+    run("AddressSanitizer: a chunk out of range", [] { CHECK(overflows([] { stored<Place::past_end>(); })); });
     run("AddressSanitizer: a copy out of range", [] { CHECK(overflows([] { added<CopyBug::past_end>(); })); });
 }
 #else
@@ -437,6 +459,7 @@ void test_instructions() {
     run("bfloat16", test_numbers<Bfloat16>);
     run("float16", test_numbers<Float16>);
     run("tf32", test_tf32);
+    run("chunks", [] { CHECK(stored<Place::global>().right()); });
     run("mma bfloat16", [] { CHECK((multiplied_by_warp<Bfloat16, false>().right())); });
     run("mma float16", [] { CHECK((multiplied_by_warp<Float16, false>().right())); });
     run("mma tf32", [] { CHECK((multiplied_by_warp<float, false>().right())); });
@@ -463,6 +486,10 @@ void test_bugs() {
         CHECK(o.says("block 0, thread 127: load_shared: address 5120 (4 bytes) is not in the block's shared memory"));
     });
     run("a shared address not aligned", [] { CHECK(transposed<Mistake::no_alignment>().says("is not aligned to 4")); });
+    run("a chunk not aligned",
+        [] { CHECK(stored<Place::unaligned>().says("store_chunk: the global address is not aligned to 16")); });
+    run("a chunk for global memory to shared",
+        [] { CHECK(stored<Place::shared>().says("store_chunk: the address is of shared memory")); });
     run("no wait for copies", [] { CHECK(added<CopyBug::no_wait>().wrong > 0); });
     run("a wait for the wrong phase", [] { CHECK(!added<CopyBug::wrong_parity>().right()); });
     run("an arrival that the copies do not precede", [] { CHECK(!added<CopyBug::arrival_before_copies>().right()); });
