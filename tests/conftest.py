@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import time_limit
 import torch
 
 if TYPE_CHECKING:
     from sgan.config import Options
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    time_limit.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    time_limit.register(config)
 
 
 @pytest.fixture(autouse=True, scope="session")

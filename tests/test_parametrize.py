@@ -7,7 +7,6 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,7 +114,7 @@ backends.unavailable = lambda name, x: None
 
 
 @pytest.fixture
-def collected(tmp_path: Path) -> Iterator[str]:
+def collected(tmp_path: Path) -> str:
     """What plain pytest collects of the files that ask for a device."""
     (tmp_path / "pretended_gpu.py").write_text(PRETENDED_GPU)
     files = [path for path in FILES if path.parent.name == "tests" and "cuda.is_available" in path.read_text()]
@@ -125,7 +124,7 @@ def collected(tmp_path: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "pretended_gpu", *names]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    yield done.stdout
+    return done.stdout
 
 
 def test_plain_pytest_collects_all_where_there_is_a_gpu(collected: str) -> None:
