@@ -215,7 +215,8 @@ def _baselines(case: Case, setting: Setting) -> dict[str, dict[str, Run]]:
         return F.conv2d(x, bank, padding=case.size // 2)
 
     conv2d = {}
-    for name, layout in FORMATS.items():
+    for name in setting.formats:
+        layout = FORMATS[name]
         moved = [tensor.detach().contiguous(memory_format=layout) for tensor in (planar, bank, grad_out.flatten(1, 2))]
         conv2d[name] = working(convolve, moved[0], moved[1], moved[2], case.work)
     rivals = {"conv2d": conv2d}

@@ -109,7 +109,6 @@ def main(for_tests: bool, only_compile: bool, into: Path) -> None:
         facts = compile_modules(build, FOR_TESTS if for_tests else ())
     except Failed as error:
         raise click.ClickException(f"nothing was built: {error}") from error
-    facts["spin_limit"] = SPIN_LIMIT if for_tests else None
     if not only_compile:
         install(build, facts, into)
     missing = [name for name in MODULES if not facts[name]]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
+import platform
+import subprocess
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product, repeat
 from typing import TYPE_CHECKING
 
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from measure import Case
 
 WARMING = 8  # processes, each with torch and a context on the device
+RUNNING = "running: "  # before what `small` does next
 GPU_BACKENDS = ("cuda", "triton")  # what comes later in a run is cut first
 
 
@@ -76,22 +82,68 @@ def ceilings() -> None:
 
 
 @main.command()
+def machine() -> None:
+    """Print the versions of what a build and the tests need, "no" for what is missing, and what nvidia-smi says."""
+    for name in ("torch", "triton", "numpy", "pytest", "pybind11", "scikit-build-core", "pip", "click", "rich"):
+        print(f"{name} {installed(name)}")
+    for command in ("nvidia-smi", "nvcc --version", "cmake --version", "ninja --version", "c++ --version"):
+        print(f"$ {command}\n{said(*command.split())}")
+    print(f"python {platform.python_version()}, torch {installed('torch')}, triton {installed('triton')}")
+
+
+def installed(package: str) -> str:
+    """Its version, or "no"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "no"
+
+
+def said(*command: str) -> str:
+    """What a command prints, or that it is not there."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{type(error).__name__}: {error}"
+    return done.stdout.rstrip()
+
+
+@main.command()
 @click.argument("backend")
-def small(backend: str) -> None:
-    """Run every pass of every op on small shapes: what the sanitizers watch, under whom all is slow."""
+@click.option("--limit", type=float, default=0.0, help="End with the lines that it stands at after so many seconds.")
+@click.option("--ampere", is_flag=True, help="On a device of 9.0 the CUDA kernels for 8.0.")
+def small(backend: str, limit: float, ampere: bool) -> None:
+    """Run every pass of every op on small shapes: what the sanitizers watch, under whom all is slow.
+
+    Each is named before it begins, so that one that hangs is the last.
+    """
     import torch
 
+    if limit:
+        faulthandler.dump_traceback_later(limit, exit=True)
+    if ampere:
+        use_ampere_kernels()
     count = 0
     for group, dtype in product(("C4", "D4"), (torch.bfloat16, torch.float32)):
-        every_pass(group, dtype, backend, "cuda")
+        every_pass(group, dtype, backend, "cuda", say=lambda text: print(f"{RUNNING}{text}", flush=True))
         count += 1
     torch.cuda.synchronize()
     print(f"every pass of every op ran on {count} pairs of group and dtype")
 
 
-def every_pass(name: str, dtype: torch.dtype, backend: str, device: str) -> None:
+def use_ampere_kernels() -> None:
+    """Plans the CUDA kernels from here on as for a device of 8.0 with this one's multiprocessors and memory."""
+    from gconv.backends import cuda
+
+    real = cuda._cuda_device
+    cuda._cuda_device = lambda index: (80, *real(index)[1:])  # type: ignore[assignment]
+
+
+def every_pass(
+    name: str, dtype: torch.dtype, backend: str, device: str, say: Callable[[str], None] = lambda text: None
+) -> None:
     """Each op forward and, twice, backward, and with an epilogue: odd sizes, ends of tiles, channels that fill no
-    vector and some that do.
+    vector and some that do. `say` is told of each before it begins, when all before it has ended.
     """
     import torch
 
@@ -102,18 +154,29 @@ def every_pass(name: str, dtype: torch.dtype, backend: str, device: str) -> None
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
 
+    def begin(what: str) -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        say(f"{what} of {name} in {str(dtype)[6:]}")
+
     image, lifting, bias = draw(2, 3, 19, 10), draw(17, 3, 3, 3), draw(17)
     weights = draw(8, 17, group.order, 3, 3), draw(5, 8, group.order, 3, 3)  # maps of 8 are copied by descriptors
+    begin("lifting_conv2d")
     x = gconv.lifting_conv2d(image, lifting, bias, group=group, padding=1, backend=backend)
     for weight in weights:
+        begin(f"group_conv2d from {weight.shape[1]} to {weight.shape[0]} channels")
         x = gconv.group_conv2d(x, weight, group=group, padding=1, backend=backend)
     with torch.no_grad():  # in one kernel on cuda
         for pool in (None, "max", "mean"):
             weight = draw(9, 5, group.order, 3, 3)
+            begin(f"group_conv2d with leaky_relu and pool {pool}")
             gconv.group_conv2d(x, weight, group=group, negative_slope=0.2, pool=pool, backend=backend)
     for mode in ("max", "mean"):
+        begin(f"group_pool, {mode}")
         out = gconv.group_pool(x, group=group, mode=mode, backend=backend)
+        begin(f"the gradients behind pool {mode}")
         grads = torch.autograd.grad(out.sum(), (image, lifting, bias, *weights), create_graph=True)
+        begin(f"the gradients' gradients behind pool {mode}")
         squares = torch.stack([(grad * grad).sum() for grad in grads])
         torch.autograd.grad(squares.sum(), (image, *weights), retain_graph=True)
 

@@ -41,11 +41,13 @@ SAMPLE_S = 2e-3  # shorter calls are repeated until a sample takes this long: th
 
 @dataclass(frozen=True)
 class Setting:
-    """What holds for a whole run: gconv's backend (None lets it choose), the device, and its CPU threads."""
+    """What holds for a whole run: gconv's backend (None lets it choose), the device, its CPU threads, and the memory
+    formats of the baseline conv2d."""
 
     backend: str | None = None
     device: str = "cpu"
     threads: int = 1
+    formats: tuple[str, ...] = ("NCHW", "NHWC")
 
 
 @dataclass(frozen=True)

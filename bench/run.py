@@ -48,6 +48,20 @@ def select(
     return sorted(kept, key=lambda case: (SUITES.index(case.suite), case.op != "group_conv2d"))  # targets come first
 
 
+def of_layers(cases: list[Case], layers: tuple[str, ...]) -> list[Case]:
+    """The GPU's cases of group_conv2d in bfloat16 with these groups and channels, "D4-64", in the order of the names.
+
+    Raises:
+        click.UsageError: there is none with one of the names.
+    """
+    there = [case for case in cases if (case.op, case.suite, case.dtype) == ("group_conv2d", "gpu", "bfloat16")]
+    named = {layer: [case for case in there if f"{case.group}-{case.c_in}" == layer] for layer in layers}
+    if absent := [layer for layer, found in named.items() if not found]:
+        known = ", ".join(dict.fromkeys(f"{case.group}-{case.c_in}" for case in there)) or "none: they are a GPU's"
+        raise click.UsageError(f"--layer {absent[0]} is none of the layers: {known}")
+    return [case for found in named.values() for case in found]
+
+
 def runs_on(suite: str, device: str, named: bool = False) -> bool:
     """Whether a suite is for the device. Named ones with small shapes may run on a GPU, too, but for the profile."""
     from measure import has_engine, is_gpu
@@ -81,6 +95,7 @@ def opened(path: str | None, device: str) -> Iterator[TextIO]:
 @click.option("--op", "ops", multiple=True, type=click.Choice(OPS), help="Only this op; may be repeated.")
 @click.option("--group", "groups", multiple=True, type=click.Choice(GROUPS), help="Only this group; may be repeated.")
 @click.option("--suite", "suites", multiple=True, type=click.Choice(SUITES), help="Only this table; may be repeated.")
+@click.option("--layer", "layers", multiple=True, metavar="GROUP-CHANNELS", help="Only a GPU's layers; in this order.")
 @click.option("--train", is_flag=True, help="Whole training steps against the same steps on the dense backend.")
 @click.option("--quick", is_flag=True, help="Fewer shapes, fewer rounds, no memory: about one minute.")
 @click.option("--backend", type=click.Choice(BACKENDS), help="gconv backend under test. [default: gconv chooses]")
@@ -90,6 +105,10 @@ def opened(path: str | None, device: str) -> Iterator[TextIO]:
     "--instruction-set",
     type=click.Choice(list(ONEDNN_NAMES)),
     help="Hold gconv and torch's CPU convolution to this one. [default: the best that there is]",
+)
+@click.option("--nhwc-only", is_flag=True, help="conv2d in channels-last alone, by far the faster on a GPU.")
+@click.option(
+    "--cudnn-limit", type=click.IntRange(min=0), help="Of cudnn.benchmark's algorithms. [default: torch's 10]"
 )
 @click.option("--seconds", type=float, default=math.inf, help="Start no case after so many. [default: run them all]")
 @click.option(
@@ -102,12 +121,15 @@ def main(
     ops: tuple[str, ...],
     groups: tuple[str, ...],
     suites: tuple[str, ...],
+    layers: tuple[str, ...],
     train: bool,
     quick: bool,
     backend: str | None,
     device: str,
     threads: int | None,
     instruction_set: str | None,
+    nhwc_only: bool,
+    cudnn_limit: int | None,
     seconds: float,
     json_path: str | None,
 ) -> None:
@@ -128,7 +150,8 @@ def main(
         python bench/run.py --quick
         python bench/run.py --op group_conv2d --group D4 --suite layers
         python bench/run.py --train
-    python bench/run.py --device cuda --backend triton    # a part of bench/gpu.sh
+        python bench/run.py --device cuda --backend triton    # a part of bench/gpu.sh
+        python bench/run.py --device cuda --backend cuda --layer D4-64 --layer C4-128
         python bench/report.py        # the README's table and plot, from the newest full run
     """
     if train:
@@ -144,8 +167,10 @@ def main(
     from gconv.backends import unavailable
     from gconv.backends.measured import slug
 
-    if train and (ops or groups or suites):
-        raise click.UsageError("--train takes no --op, --group or --suite")
+    if train and (ops or groups or suites or layers):
+        raise click.UsageError("--train takes no --op, --group, --suite or --layer")
+    if device == "cuda" and build.info().get("spin_limit"):
+        raise click.UsageError("gconv's CUDA kernels are a build for tests, not for timing: build gconv again")
     check_device(device)
     if backend is not None and (reason := unavailable(backend, torch.empty(0, device=device))):
         raise click.UsageError(f"--backend {backend} cannot run: {reason}")
@@ -155,18 +180,22 @@ def main(
         if (native := build.native()) is None or instruction_set not in native.instruction_sets():
             raise click.UsageError(f"--instruction-set: {instruction_set} does not run here")
         native.use_instruction_set(instruction_set)
-    setting = Setting(backend, device, torch.get_num_threads())
+    setting = Setting(backend, device, torch.get_num_threads(), ("NHWC",) if nhwc_only else Setting.formats)
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides
         torch.backends.cudnn.benchmark = True  # the baseline's best case
+        if cudnn_limit is not None:
+            torch.backends.cudnn.benchmark_limit = cudnn_limit
     if train:
         cases = [case for case in module_of("train_step").CASES if runs_on(case.suite, device)]
     else:
         cases = select(ops, groups, suites, device, backend)
+    if layers:
+        cases = of_layers(cases, layers)
     cases = [case for case in cases if case.quick or not quick]
     if not cases:
         raise click.UsageError("no case has all of these options")
-    narrowed = bool(ops or groups or suites or (backend and device == "cpu"))
+    narrowed = bool(ops or groups or suites or layers or nhwc_only or (backend and device == "cpu"))
     budget_s = QUICK_BUDGET_S if quick else GPU_BUDGET_S if device == "cuda" else BUDGET_S
     bench = Bench(setting, budget_s, with_memory=not quick)
     bench.header |= {"selection": selection(device, train, quick, narrowed), "cases": len(cases)}

@@ -27,7 +27,8 @@ def report() -> Table:
         table.add_row(f"backend {name}", f"missing: {reason}" if reason else _present(name))
     table.add_row("compiler", str(info.get("compiler") or "none found at build time"))
     table.add_row("OpenMP", "yes" if info.get("openmp") else "no: the cpu backend runs on one thread")
-    table.add_row("nvcc", str(info.get("nvcc") or "not used"))
+    tests_only = ", a build for tests: its kernels fail in place of hanging" if info.get("spin_limit") else ""
+    table.add_row("nvcc", f"{info.get('nvcc') or 'not used'}{tests_only}")
     table.add_row("triton package", _version("triton"))
     table.add_row("devices", ", ".join(_devices()))
     return table
