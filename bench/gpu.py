@@ -474,7 +474,9 @@ class Builds:
         if step.build == "tests" and any(
             later.build == "product" and steps.left(later.tasks(steps)) for later in plan()
         ):
-            self._compiling = steps.begin(Task("compiling of product", (*MAKE, "--only-compile"), 240, again=True))
+            self._compiling = steps.begin(
+                Task("compiling of product", ("nice", *MAKE, "--only-compile"), 240, again=True)
+            )
         return True
 
     def _inspect(self) -> bool:

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: build, tests, sanitizers, bench, counters, training steps; see bench/gpu.py.
-# Offline, with the machine's own python3, within nine minutes. Rows and the log go to $OUT (bench/results/gpu-run) as
-# they are made, so that a run that is cut off leaves what it has. Changes no setting of the GPU.
+# Everything that needs a GPU, in the order of a first contact: build, every op once, tests, bench, counters, sanitizers,
+# training steps; see bench/gpu.py, and --help. Offline, with the machine's own python3, each step under a limit of its
+# own, all within nine minutes. What has passed is not run again: a second call goes on where the first ended, on the
+# same machine by build/gpu/, on another with --after and the folder that the first call left. Rows and the log go to
+# $OUT (bench/results/gpu-run) as they are made, so that a run that is cut off leaves what it has. Changes no setting of
+# the GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v python3 > /dev/null || {

@@ -110,9 +110,12 @@ def collect(files: tuple[str, ...], expression: str) -> list[str]:
 
 def read(path: Path | None) -> dict[str, Result]:
     """The results of an earlier call, the last one of each test."""
-    if path is None or not path.exists():
-        return {}
-    return {result.test: result for result in (Result(**json.loads(line)) for line in path.read_text().splitlines())}
+    found: dict[str, Result] = {}
+    for line in path.read_text().splitlines() if path is not None and path.exists() else ():
+        with suppress(json.JSONDecodeError):  # of a line that was being written when the time was over
+            result = Result(**json.loads(line))
+            found[result.test] = result
+    return found
 
 
 def run(tests: list[str], processes: int, limit: float, keep: Path | None) -> tuple[list[Result], list[str]]:

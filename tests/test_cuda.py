@@ -534,6 +534,9 @@ class TestBuild:
         found = configured(folder, "-DGCONV_CUDA=OFF")
         assert not found["cuda"]
         assert found["cuda_missing_reason"] == "it was not asked for (GCONV_CUDA is off)"
+        assert found["spin_limit"] is None
+        assert configured(folder, "-DGCONV_CUDA=OFF", "-DGCONV_SPIN_LIMIT=9")["spin_limit"] == 9
+        assert configured(folder, "-DGCONV_CUDA=OFF", "-DGCONV_SPIN_LIMIT=")["spin_limit"] is None
 
     def test_with_an_old_nvcc(self, tmp_path: Path, folder: Path) -> None:
         found = configured(folder, CUDA_HOME=compiler(tmp_path, "release 11.8, V11.8.89"))

@@ -247,6 +247,14 @@ def test_python_m_gconv_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -
     assert torch.__version__ in out
 
 
+def test_python_m_gconv_tells_a_build_for_tests(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "info", lambda: {"nvcc": "13.0.88", "spin_limit": 2**26})
+    runpy.run_module("gconv", run_name="__main__")
+    assert "13.0.88, a build for tests" in capsys.readouterr().out
+
+
 def test_what_was_built_is_what_runs() -> None:
     """A build that claims a native module must give the cpu backend to this test run."""
     record = json.loads(build._INFO.read_text()) if build._INFO.exists() else {}

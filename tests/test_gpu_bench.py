@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import bench_group_pool
+import click
 import convolution
 import floors
 import gpu
@@ -82,6 +83,39 @@ def test_every_device_has_its_own_suites() -> None:
     assert run.selection("cuda", train=False, quick=False, narrowed=False) == "gpu full"
     assert run.selection("cuda", train=True, quick=False, narrowed=False) == "gpu train"
     assert run.selection("cpu", train=False, quick=False, narrowed=True) == "partial"
+
+
+def test_layers_come_in_the_order_of_their_names() -> None:
+    cases = run.of_layers(run.select((), (), (), "cuda", "cuda"), ("D4-64", "C4-256"))
+    assert [f"{case.group}-{case.c_in}" for case in cases] == sorted(
+        (f"{c.group}-{c.c_in}" for c in cases), reverse=True
+    )
+    assert {(case.op, case.dtype, case.suite) for case in cases} == {("group_conv2d", "bfloat16", "gpu")}
+    for group, channels in (("D4", 64), ("C4", 256)):
+        works = {case.work for case in cases if (case.group, case.c_in) == (group, channels)}
+        assert works == {"forward", "forward+backward"}
+    with pytest.raises(click.UsageError, match=r"--layer C4-7 is none of the layers: C4-64, .*D4-128"):
+        run.of_layers(run.select((), (), (), "cuda", "cuda"), ("C4-7",))
+    assert "--layer C4-64 is none" in CliRunner().invoke(run.main, ["--layer", "C4-64"]).output  # on a CPU
+
+
+def test_the_layers_that_a_gpu_run_times_first_are_there() -> None:
+    cases = run.of_layers(run.select((), (), (), "cuda", "cuda"), gpu.LAYERS)
+    assert (cases[0].group, cases[0].c_in) == ("D4", 64)
+
+
+def test_the_baseline_may_be_of_one_format() -> None:
+    case = replace(case_of("gpu", op="group_conv2d", group="C4", c_in=64), c_in=3, c_out=3, height=5, batch=2)
+    for formats in (("NHWC",), ("NCHW", "NHWC")):
+        setting = Setting("reference", formats=formats)
+        assert tuple(convolution.contest(case, setting).rivals["conv2d"]) == formats
+
+
+def test_a_build_for_tests_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gconv.build.info", lambda: {"spin_limit": 9})
+    result = CliRunner().invoke(run.main, ["--device", "cuda", "--backend", "cuda"])
+    assert result.exit_code == 2
+    assert "a build for tests, not for timing" in result.output
 
 
 RATIOS = {

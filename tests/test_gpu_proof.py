@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ from click.testing import CliRunner
 from gpu import CUT, FAILED, PASSED, REFUSED, SKIPPED, Budget, Run, Task
 from gpu_state import State
 from kernel_sources import checksums
+
+from gconv.backends import cuda
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = {"device": "ACME G-1", "kernel_sources": {"triton": "s1", "cuda": "c1"}, "commit": "abc", "dirty": False}
@@ -456,5 +459,55 @@ def test_a_case_runs_once_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize("backend", ["dense", "reference"])
-def test_what_the_sanitizers_watch_runs(backend: str) -> None:
-    gpu_work.every_pass("D4", torch.float32, backend, "cpu")
+def test_what_the_sanitizers_watch_runs_and_is_named_before(backend: str) -> None:
+    told: list[str] = []
+    gpu_work.every_pass("D4", torch.float32, backend, "cpu", say=told.append)
+    assert told[:2] == ["lifting_conv2d of D4 in float32", "group_conv2d from 17 to 8 channels of D4 in float32"]
+    assert told[-1] == "the gradients' gradients behind pool mean of D4 in float32"
+    assert len(set(told)) == len(told) == 12
+
+
+def test_the_kernels_for_an_older_device_can_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_cuda_device", lambda index: (90, 132, 232448))
+    gpu_work.use_ampere_kernels()
+    assert cuda._cuda_device(0) == (80, 132, 232448)
+
+
+def test_both_sides_know_how_an_op_is_named() -> None:
+    assert gpu.RUNNING == gpu_work.RUNNING
+
+
+@pytest.mark.usefixtures("both")
+def test_the_exit_status_and_what_is_left_are_told(
+    imagined: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = gpu.ask
+    monkeypatch.setattr(gpu, "ask", lambda *asked: {"device": "ACME G-1"} if asked[-1] == "device" else real(*asked))
+    monkeypatch.setattr(gpu, "STATE", tmp_path / "left on the machine/state.json")
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    out = tmp_path / "results"
+
+    def call(*options: str) -> tuple[int, list[str]]:
+        result = CliRunner().invoke(gpu.main, ["run", "--out", str(out), *options])
+        return result.exit_code, result.output.splitlines()
+
+    monkeypatch.setitem(ODD, "bench triton", ("sh", "-c", "exit 1"))
+    status, lines = call("--seconds", "60")
+    assert (status, lines[-1]) == (1, "not passed yet, for another call: bench triton")
+    assert {file.name for file in out.iterdir()} >= {"rows.jsonl", "log.txt", "table.txt", "state.json"}
+    monkeypatch.delitem(ODD, "bench triton")
+    monkeypatch.setattr(gpu, "STATE", tmp_path / "of a fresh machine/state.json")
+    status, lines = call("--seconds", "60", "--after", str(out))
+    assert status == 0
+    assert not any(line.startswith("not passed yet") for line in lines)
+    assert any(line.startswith("bench triton: passed") for line in lines)
+    assert not any(line.startswith("tests cuda: ") for line in lines)  # nor anything else that had passed
+    imagined.clear()
+    assert call()[0] == 0
+    assert imagined == []
+    assert call("--again")[0] == 0
+    assert any("gpu_tests.py" in command for command in imagined)
+    monkeypatch.setitem(MISSING, "triton", "its driver is too old")
+    status, lines = call("--again")
+    assert status == 1
+    assert any("backend triton: failed: NONE OF ITS STEPS IS RUN: its driver is too old" in line for line in lines)
