@@ -95,7 +95,13 @@ def opened(path: str | None, device: str) -> Iterator[TextIO]:
 @click.option("--op", "ops", multiple=True, type=click.Choice(OPS), help="Only this op; may be repeated.")
 @click.option("--group", "groups", multiple=True, type=click.Choice(GROUPS), help="Only this group; may be repeated.")
 @click.option("--suite", "suites", multiple=True, type=click.Choice(SUITES), help="Only this table; may be repeated.")
-@click.option("--layer", "layers", multiple=True, metavar="GROUP-CHANNELS", help="Only a GPU's layers; in this order.")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="GROUP-CHANNELS",
+    help="Only this layer of a GPU, as D4-64; may be repeated.",
+)
 @click.option("--train", is_flag=True, help="Whole training steps against the same steps on the dense backend.")
 @click.option("--quick", is_flag=True, help="Fewer shapes, fewer rounds, no memory: about one minute.")
 @click.option("--backend", type=click.Choice(BACKENDS), help="gconv backend under test. [default: gconv chooses]")
@@ -135,24 +141,24 @@ def main(
 ) -> None:
     """Time gconv beside its baselines and hold it to its targets; about five minutes on two CPU cores.
 
-      Every case is checked first, forward and both gradients, against conv2d in float64; a wrong one gets no ratio, and
-      the exit status is 1. Then gconv and the baselines run in turn in one process. A ratio is the median of the paired
-      ratios, baseline time / gconv time, with the 20th and 80th percentile: above 1, gconv is faster.
+    Every case is checked first, forward and both gradients, against conv2d in float64; a wrong one gets no ratio, and
+    the exit status is 1. Then gconv and the baselines run in turn in one process. A ratio is the median of the paired
+    ratios, baseline time / gconv time, with the 20th and 80th percentile: above 1, gconv is faster.
 
-      \b
-      Baselines: torch's conv2d on the pre-expanded filter bank, in whichever memory format is faster, on a GPU with
-      cudnn.benchmark; escnn's R2Conv in train and eval mode where escnn is installed; for pooling a copy of as many
-      bytes, and torch's reduction. A GPU has its own shapes, for a named --backend, and without one to hold what gconv
+    \b
+    Baselines: torch's conv2d on the pre-expanded filter bank, in whichever memory format is faster, on a GPU with
+    cudnn.benchmark; escnn's R2Conv in train and eval mode where escnn is installed; for pooling a copy of as many
+    bytes, and torch's reduction. A GPU has its own shapes, for a named --backend, and without one to hold what gconv
     chooses to dense; work there is timed between events.
 
-      \b
-      Examples:
-        python bench/run.py --quick
-        python bench/run.py --op group_conv2d --group D4 --suite layers
-        python bench/run.py --train
-        python bench/run.py --device cuda --backend triton    # a part of bench/gpu.sh
-        python bench/run.py --device cuda --backend cuda --layer D4-64 --layer C4-128
-        python bench/report.py        # the README's table and plot, from the newest full run
+    \b
+    Examples:
+      python bench/run.py --quick
+      python bench/run.py --op group_conv2d --group D4 --suite layers
+      python bench/run.py --train
+      python bench/run.py --device cuda --backend triton    # a part of bench/gpu.sh
+      python bench/run.py --device cuda --backend cuda --layer D4-64 --layer C4-128
+      python bench/report.py        # the README's table and plot, from the newest full run
     """
     if train:
         wait_without_spinning()  # as sgan.train does; before torch is loaded
