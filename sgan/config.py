@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "SCHEDULES",
     "Options",
     "changed_options",
+    "command_line",
     "parse_option",
     "resolve",
 ]
@@ -38,6 +40,7 @@ FLAGS = (
     "seed",
     "device",
     "backend",
+    "init_from",
 )  # of the command line
 # What torch modules implement, named here for the same reason.
 LOSSES = ("ra", "non-saturating", "saturating", "wasserstein", "hinge")  # and alphaA for any number A > 1
@@ -96,6 +99,7 @@ class Options:
         features: network of the metrics, one of FEATURES.
         device: where to train.
         backend: gconv backend of every convolution, None to let gconv choose.
+        init_from: snapshot, or run folder, whose networks a new run starts from (`sgan.warm_start`), None for new ones.
         cuda_graph: launch a whole step as one CUDA graph: "auto" where that is possible, the log says where it is not;
             "on" or refuse to train; "off". A matter of speed: it may change from one start of a run to the next.
     """
@@ -147,6 +151,7 @@ class Options:
     features: str = "digits"
     device: str = "cpu"
     backend: str | None = None
+    init_from: str | None = None
     cuda_graph: str = "auto"
 
     def __post_init__(self) -> None:
@@ -249,6 +254,21 @@ def resolve(preset: str, *, width: float | None = None, **overrides: Any) -> Opt
     return options
 
 
+def command_line(options: Options, **changes: Any) -> str:
+    """The command that trains with these options and changes: `python -m sgan.train --preset ... --set ...`."""
+    wanted = replace(options, **changes)
+    preset = asdict(Options(preset=options.preset, **PRESETS[options.preset].changes))
+    words = ["python", "-m", "sgan.train", "--preset", options.preset]
+    for name, value in asdict(wanted).items():
+        if value == preset[name] or name == "subset_of":
+            continue
+        if name in FLAGS:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        else:
+            words += ["--set", f"{name}={value}"]
+    return shlex.join(words)
+
+
 def parse_option(text: str) -> tuple[str, Any]:
     """An option by its name: "loss=hinge" gives ("loss", "hinge"), "batch=16" ("batch", 16), "clip=none" None for clip.
 
@@ -288,7 +308,7 @@ def changed_options(before: dict[str, Any], now: Options) -> list[str]:
         ):
             continue
         if old != new:
-            name = f"--{field.name}" if field.name in FLAGS else field.name
+            name = f"--{field.name.replace('_', '-')}" if field.name in FLAGS else field.name
             lines.append(f"{name} was {_shown(old)}, now {_shown(new)}")
     return lines
 

@@ -87,6 +87,12 @@ class RunFolder:
         recorded = self._recorded("options").get("data") if self.exists else options.data
         return None if recorded == options.data else str(recorded)
 
+    def recorded_origin(self) -> dict[str, Any] | None:
+        """The snapshot that the run in this folder was started from, as `sgan.warm_start.start_from` recorded it."""
+        if not self.exists or "origin" not in json.loads(self.options_path.read_text()):
+            return None
+        return self._recorded("origin")
+
     def check_data(self, options: Options, built: Mapping[str, Any]) -> None:
         """Raise unless the images are those of the run in this folder: trained on, compared with, and held out.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 import warnings
 from dataclasses import asdict, fields
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sgan.config import Options
+from sgan.config import Options, command_line
 from sgan.cost import flop_per_kimg
 from sgan.data import Dataset, DataWarning, load_dataset
 from sgan.presets import PRESETS, gflop_text
@@ -22,6 +23,7 @@ from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
 from sgan.sizes import lost_stages
 from sgan.trainer import Trainer, parameter_count
+from sgan.warm_start import start_from
 
 __all__ = ["Interrupted", "Session", "preview", "train"]
 
@@ -60,12 +62,15 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
         print_line(console, f"Finished already: {outdir} has seen {seen}. A larger --kimg extends it.")
         return folder
     trainer = Trainer(options, load_data(options, folder))
+    origin = folder.recorded_origin()
     if state is not None:
         trainer.load_state(state.tensors)
+    elif options.init_from is not None:
+        origin = start_from(trainer, Path(options.init_from))
     session = Session(trainer, folder, console, resumed_from=state)
     changes = [] if state is None else folder.changed_environment(environment())
     folder.forget_after(-1 if state is None else trainer.images_seen)
-    folder.open(options, describe(trainer))
+    folder.open(options, describe(trainer) | ({} if origin is None else {"origin": origin}))
     if changes:
         session.say(
             f"warning: {'; '.join(changes)}: from here on the run is not the one, bit for bit, that it would have been."
@@ -213,7 +218,21 @@ class Session:
 
     def divergence(self, what: str) -> FloatingPointError:
         kimg = self.trainer.images_seen / 1000
-        return FloatingPointError(f"training diverged before {kimg:.1f} kimg: {what}; the last good state is kept")
+        return FloatingPointError(
+            f"training diverged before {kimg:.1f} kimg: {what}; the last good state is kept. The same options diverge the "
+            f"same way. To go on from before with half the learning rates, in a folder of its own: {self.way_on()}"
+        )
+
+    def way_on(self) -> str:
+        """The command that goes on from the newest snapshot with half the learning rates."""
+        snapshots = sorted(self.folder.path.glob("network-snapshot-*.safetensors"))
+        command = command_line(
+            self.options,
+            init_from=str(snapshots[-1]) if snapshots else None,
+            lr_g=self.options.lr_g / 2,
+            lr_d=self.options.lr_d / 2,
+        )
+        return f"{command} --outdir {shlex.quote(f'{self.folder.path}-2')}"
 
     def write_reference(self) -> None:
         """What a new run is compared with: a picture of real samples, and the metrics of held-out real ones."""
@@ -230,6 +249,8 @@ class Session:
         verb = "starting" if self.is_new else f"resuming at {trainer.images_seen / 1000:.1f} kimg"
         images = f"{len(trainer.train_set):,} {options.data} samples"
         self.say(f"{options.preset}: {PRESETS[options.preset].summary}")
+        if self.is_new and options.init_from is not None:
+            self.say(f"the networks are those of {options.init_from}")
         self.say(
             f"{verb} in {self.folder.path}, to {options.kimg} kimg of {images}; "
             f"G {parameter_count(trainer.generator):,} and D {parameter_count(trainer.discriminator):,} parameters"

@@ -102,6 +102,12 @@ def check_backend(name: str, device: str) -> None:
     "--backend", type=click.Choice(BACKENDS), help="gconv backend of every convolution. [default: gconv chooses]"
 )
 @click.option(
+    "--init-from",
+    metavar="PATH",
+    help="Start a new run from the networks of this snapshot, or of a run folder's newest one: the way on from before "
+    "a run diverged, with other learning rates and another --outdir.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Print the options, the networks' sizes and the time it would take; write nothing."
 )
 @click.option("--list", "list_presets", is_flag=True, help="List the presets and exit.")
@@ -121,6 +127,7 @@ def main(
       python -m sgan.train --preset digits-cnn
       python -m sgan.train --data path/to/folder --kimg 500 --outdir runs/mine --device cuda
       python -m sgan.train --preset rotmnist-c4 --data rotated:path/to/mnist --width 0.25 --kimg 100 --tick 10
+      python -m sgan.train --init-from runs/a/network-snapshot-000008.safetensors --outdir runs/b --set lr_d=1e-3
       python -m sgan.train --preset mnist-hinge --data path/to/mnist --set head=san --set penalty=r1
     """
     console = Console()

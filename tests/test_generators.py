@@ -256,7 +256,7 @@ def test_states_of_the_first_version_fit() -> None:
     blocks = [f"blocks.{i}.{name}" for i in range(2) for name in ("conv.weight", *(f"norm.{entry}" for entry in norm))]
     project = [f"project.{entry}" for entry in convolution]
     ends = [f"{layer}.{entry}" for layer in ("lift", "to_image") for entry in ("weight", "bias")]
-    names = [name for name in build().state_dict() if "_extra_state" not in name]  # groups are named since 0.2
+    names = [name for name in build().state_dict() if "_extra_state" not in name]  # later ones name groups
     assert names == ["embed.weight", *project, *ends[:2], *blocks, *ends[2:]]
 
 

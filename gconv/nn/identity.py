@@ -32,7 +32,7 @@ def warn_of_none(layer: str, of_load: list[str]) -> None:
     if of_load is not _load_warned_of:
         _load_warned_of = of_load
         warnings.warn(
-            f"{layer}: the state_dict does not say which group it was saved for (it comes from a version of gconv "
-            "before 0.2, or from elsewhere), so that it fits is not checked; save it anew to have it checked",
+            f"{layer}: the state_dict does not say which group it was saved for (an older version of gconv "
+            "saved it, or another library), so whether it fits is not checked; save it anew to have it checked",
             stacklevel=2,
         )
