@@ -219,8 +219,8 @@ class Session:
     def divergence(self, what: str) -> FloatingPointError:
         kimg = self.trainer.images_seen / 1000
         return FloatingPointError(
-            f"training diverged before {kimg:.1f} kimg: {what}; the last good state is kept. The same options diverge the "
-            f"same way. To go on from before with half the learning rates, in a folder of its own: {self.way_on()}"
+            f"training diverged before {kimg:.1f} kimg: {what}; the last good state is kept. The same options diverge "
+            f"the same way. To go on from before with half the learning rates, in a folder of its own: {self.way_on()}"
         )
 
     def way_on(self) -> str:

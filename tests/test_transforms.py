@@ -369,3 +369,72 @@ def test_distributed_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     for rank in range(2):
         for found, parameter in zip(torch.load(tmp_path / str(rank)), net.parameters(), strict=True):
             torch.testing.assert_close(found, parameter.grad)
+
+
+SHARDED_WORKER = """
+import copy, sys
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+network, x = torch.load(f"{folder}/task", weights_only=False)
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+for layer in network[:2]:
+    fully_shard(layer, mesh=mesh)
+fully_shard(network, mesh=mesh)
+optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+outputs = []
+for _ in range(2):  # what is kept in eval mode is the sharded filter's before and after a step
+    network.eval()
+    with torch.no_grad():  # torch's own buffers of shards, made in inference mode, would not outlive it
+        outputs.append(network(x))
+    network.train()
+    network(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+state = network.state_dict()
+whole = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in state.items()}
+torch.save((outputs, whole), f"{folder}/{rank}")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
+def test_fully_sharded_layers_are_those_of_one_process(tmp_path: Path) -> None:
+    group = gconv.CyclicGroup(8)
+    net = nn.Sequential(
+        gconv.nn.LiftingConv2d(1, 2, 3, group=group), gconv.nn.GroupConv2d(2, 2, 3, group=group), nn.Flatten()
+    ).double()
+    x = image(4)
+    torch.save((net, x), tmp_path / "task")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARDED_WORKER, str(rank), str(tmp_path)],
+            env=os.environ | {"MASTER_ADDR": "localhost"},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors.decode()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    expected = []
+    for _ in range(2):
+        expected.append(net.eval()(x).detach())
+        net.train()(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert (expected[0] - expected[1]).abs().max() > 1e-6
+    for rank in range(2):
+        outputs, whole = torch.load(tmp_path / str(rank))
+        for output, wanted in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(output, wanted, rtol=1e-12, atol=1e-12)
+        net.load_state_dict(whole)  # names its groups
+        for key, value in net.state_dict().items():
+            torch.testing.assert_close(value, whole[key])
