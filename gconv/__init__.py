@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from gconv import interop, nn
 from gconv.conv_transpose import group_conv_transpose2d
-from gconv.convert import to_planar
+from gconv.convert import PlanarConversion, to_planar
 from gconv.explanation import Explanation, explain
 from gconv.functional import expand_filter, group_conv2d, group_pool, lifting_conv2d
 from gconv.groups import CyclicGroup, DihedralGroup, Irrep, PlanarGroup, group_from_name
@@ -17,6 +17,7 @@ __all__ = [
     "DihedralGroup",
     "Explanation",
     "Irrep",
+    "PlanarConversion",
     "PlanarGroup",
     "Ring",
     "expand_filter",
