@@ -14,7 +14,7 @@ from torch.nn.functional import leaky_relu, relu, silu
 from torch.nn.utils.parametrizations import weight_norm
 
 import gconv.nn as gnn
-from gconv import PlanarGroup, sp_gan_basis
+from gconv import PlanarConversion, PlanarGroup, sp_gan_basis
 from sgan.architectures import StridedFilter, TransposedFilter
 from sgan.faithful import BatchNormPerOrientation, TruncatingDownsample, project_spectrum
 
@@ -22,6 +22,7 @@ __all__ = [
     "ACTIVATIONS",
     "AnalysisBlock",
     "Layers",
+    "MapModule",
     "MinibatchDiscrimination",
     "ResidualAnalysisBlock",
     "ResidualSynthesisBlock",
@@ -113,7 +114,15 @@ class Layers:
         return TruncatingDownsample(mode) if self.faithful else gnn.GroupDownsample2d(mode)
 
 
-class SynthesisBlock(nn.Module):
+class MapModule(nn.Module):
+    """A module of which `gconv.to_planar` knows the planar form: its forward, on flattened maps."""
+
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """This module of planar children."""
+        return conversion.children(self)
+
+
+class SynthesisBlock(MapModule):
     """Nearest upsampling x2, group convolution, conditional batch norm, ReLU."""
 
     def __init__(self, c_in: int, c_out: int, condition_dim: int, layers: Layers, *, normalise: bool) -> None:
@@ -127,7 +136,7 @@ class SynthesisBlock(nn.Module):
         return relu(self.norm(self.conv(self.upsample(x)), condition))
 
 
-class ResidualSynthesisBlock(nn.Module):
+class ResidualSynthesisBlock(MapModule):
     """Conditional batch norm, ReLU, upsampling, convolution, norm, ReLU, convolution; and a 1 x 1 shortcut.
 
     GE-GAN's and SP-GAN's block (arXiv 2005.01683, 2202.01129 and their code).
@@ -158,8 +167,12 @@ class ResidualSynthesisBlock(nn.Module):
         out = relu(self.norm2(self.conv1(self.upsample(relu(normed))), condition))
         return self.shortcut(self.upsample(x)) + self.conv2(out)
 
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """This block of planar children, whose first norm takes a planar map as it is."""
+        return _without_lift(self, conversion)
 
-class TransposedBlock(nn.Module):
+
+class TransposedBlock(MapModule):
     """Transposed convolution with stride 2, batch norm, activation; the condition is not used.
 
     Args:
@@ -186,6 +199,23 @@ class TransposedBlock(nn.Module):
             x = x.unsqueeze(2).expand(-1, -1, self.order, -1, -1)
         return self.activation(self.norm(self.conv(x)))
 
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """This block of planar children; of a map that is the same in every orientation the filters add up."""
+        planar = conversion.children(self)
+        if self.lift:
+            planar.lift = False
+            assert isinstance(planar.conv, nn.ConvTranspose2d)
+            weight = planar.conv.weight.detach().unflatten(0, (-1, self.order)).sum(dim=1)
+            planar.conv.in_channels = len(weight)
+            planar.conv.weight = nn.Parameter(weight, requires_grad=planar.conv.weight.requires_grad)
+        return planar
+
+
+def _without_lift(block: ResidualSynthesisBlock | ResidualAnalysisBlock, conversion: PlanarConversion) -> nn.Module:
+    planar = conversion.children(block, {"norm1": 1} if block.lift else None)
+    planar.lift = False
+    return planar
+
 
 def transposed_convolution(
     c_in: int, c_out: int, shape: TransposedFilter, layers: Layers, *, bias: bool = True
@@ -204,7 +234,7 @@ def transposed_convolution(
     )
 
 
-class AnalysisBlock(nn.Module):
+class AnalysisBlock(MapModule):
     """Convolution, LeakyReLU 0.2, downsampling by 2."""
 
     def __init__(self, c_in: int, c_out: int, layers: Layers, *, lift: bool, downsample: str | None) -> None:
@@ -217,7 +247,7 @@ class AnalysisBlock(nn.Module):
         return self.downsample(ACTIVATIONS["leaky_relu"](self.conv(x)))
 
 
-class ResidualAnalysisBlock(nn.Module):
+class ResidualAnalysisBlock(MapModule):
     """[batch norm,] ReLU, convolution, [norm,] ReLU, convolution, downsampling; and a 1 x 1 shortcut, downsampled.
 
     GE-GAN's and SP-GAN's block; the first one's ReLU acts on the image, as published.
@@ -248,8 +278,12 @@ class ResidualAnalysisBlock(nn.Module):
         out = self.conv2(relu(self.norm2(self.conv1(relu(normed)))))
         return self.downsample(self.shortcut(x)) + self.downsample(out)
 
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """This block of planar children, whose first norm takes a planar map as it is."""
+        return _without_lift(self, conversion)
 
-class StridedBlock(nn.Module):
+
+class StridedBlock(MapModule):
     """Convolution of any stride, normalised or not, LeakyReLU 0.2, dropout or none.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gconv.nn as gnn
-from gconv import CyclicGroup, PlanarGroup
+from gconv import CyclicGroup, PlanarConversion, PlanarGroup
 from sgan.architectures import DiscriminatorRow
 from sgan.blocks import AnalysisBlock, Layers, MinibatchDiscrimination, ResidualAnalysisBlock, StridedBlock, taps
 from sgan.heads import SanHead, SanScores, ScoreHead
@@ -170,6 +170,11 @@ class Discriminator(FeatureDiscriminator):
             x = x + self.architecture.input_noise * torch.randn_like(x)
         features = self.trunk(x)
         return features if self.minibatch is None else self.minibatch(features)
+
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """This discriminator of planar children; it takes images."""
+        conversion.order = None
+        return conversion.children(self)
 
     def _stages(self, channels: int, layers: Layers) -> Iterator[nn.Module]:
         """The stages, the maximum over the group between those on the group and planar ones, and at the end."""

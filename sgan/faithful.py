@@ -6,6 +6,7 @@ published with arXiv 2202.01129 and, which it builds on, with arXiv 2005.01683. 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gconv import PlanarConversion
 from gconv.nn import GroupBatchNorm2d, per_orientation
 
 __all__ = ["BatchNormPerOrientation", "TruncatingDownsample", "project_spectrum"]
@@ -33,6 +35,10 @@ class TruncatingDownsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, |G|, H, W) to (N, C, |G|, H // 2, W // 2)."""
         return per_orientation(lambda plane: self.pool(plane, 2), x)
+
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """Itself: a flattened map is an image to it."""
+        return self
 
 
 class BatchNormPerOrientation(GroupBatchNorm2d):
@@ -62,10 +68,17 @@ class BatchNormPerOrientation(GroupBatchNorm2d):
             shared.copy_(each.unflatten(0, (-1, order)).mean(dim=1))
         return out.view_as(x)
 
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """As the norm that it is in evaluation."""
+        plain = copy.copy(self)
+        plain.__class__ = GroupBatchNorm2d
+        return conversion.convert(plain)
+
 
 class _ProjectedSpectrum(nn.Module):
     """weight -> weight / sigma, in place, sigma by power iteration on the stored filter as (C_out, all others)."""
 
+    constant_in_eval = True
     u: Tensor
 
     def __init__(self, weight: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu
 
 import gconv.nn as gnn
-from gconv import PlanarGroup
+from gconv import PlanarConversion, PlanarGroup
 from sgan.architectures import GeneratorRow
 from sgan.blocks import (
     ACTIVATIONS,
@@ -184,6 +184,11 @@ class Generator(LatentGenerator):
     def sizes(self) -> dict[str, Any]:
         """Channels of the latent map and of the stages."""
         return {"map_channels": self.map_channels, **super().sizes()}
+
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """This generator of planar children; its latent map is an image."""
+        conversion.order = None
+        return conversion.children(self)
 
     def latent_map(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Project latent and label: the (N, map_channels, S, S) latent map and the (N, condition_dim) condition."""

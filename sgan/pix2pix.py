@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import gconv.nn as gnn
 from gconv import PlanarGroup
 from sgan.architectures import PatchDiscriminatorRow, TransposedFilter, UNetRow
-from sgan.blocks import ACTIVATIONS, Layers, halvings, transposed_convolution
+from sgan.blocks import ACTIVATIONS, Layers, MapModule, halvings, transposed_convolution
 from sgan.widths import published_widths, scaled
 
 __all__ = ["PatchDiscriminator", "UNetGenerator"]
@@ -26,7 +26,7 @@ NORM_MOMENTUM = 0.1
 SMALLEST = 1  # side of the innermost map
 
 
-class UNetGenerator(nn.Module):
+class UNetGenerator(MapModule):
     """G(x): an image to an image, G(T_g x) = T_g G(x) for every element of a lattice group, in evaluation.
 
     LeakyReLU 0.2, convolution, batch norm per halving; ReLU, transposed convolution, batch norm per doubling, on what
@@ -117,7 +117,7 @@ def _doubling(c_in: int, c_out: int, layers: Layers, *, norm: bool, dropout: flo
     return nn.Sequential(convolution, layers.batch_norm(c_out) if norm else nn.Identity(), nn.Dropout(dropout))
 
 
-class PatchDiscriminator(nn.Module):
+class PatchDiscriminator(MapModule):
     """D(x | source): a score per patch, moved as the images are, D(T_g x | T_g source) = T_g D(x | source), exactly.
 
     4 x 4 convolutions, LeakyReLU 0.2 and, but for the first, batch norm; a last one to a single channel, whose maximum

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gconv import PlanarGroup
+from gconv import PlanarConversion, PlanarGroup
 from sgan.heads import SanScores
 from sgan.latents import point_matrices
 
@@ -98,6 +98,11 @@ class InvariantProjection(nn.Module):
         if isinstance(values, SanScores):
             return SanScores(*(_orbit_mean(part, len(self.maps)) for part in values))
         return _orbit_mean(values, len(self.maps))
+
+    def to_planar(self, conversion: PlanarConversion) -> nn.Module:
+        """The average over a planar network; it takes images."""
+        conversion.order = None
+        return conversion.children(self)
 
 
 class EquivariantProjection(nn.Module):
