@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from gconv.nn.conv_transpose import GroupConvTranspose2d
 from gconv.nn.pool import GroupPool
 from gconv.nn.resample import GroupDownsample2d, GroupUpsample2d
 from gconv.nn.spectral_norm import _OperatorNorm
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def to_planar(module: nn.Module, *, containers: Sequence[type[nn.Module]] = ()) -> nn.Module:
@@ -96,7 +98,7 @@ class PlanarConversion:
         planar, self.order = self._converted[met]
         return planar
 
-    def children(self, module: nn.Module, orders: Mapping[str, int | None] | None = None) -> nn.Module:
+    def children(self, module: Module, orders: Mapping[str, int | None] | None = None) -> Module:
         """A copy of the module with its children converted, each where it branches off or behind the one before.
 
         Args:
@@ -107,7 +109,7 @@ class PlanarConversion:
         given = orders or {}
         return self._walk(module, lambda name, child: given[name] if name in given else _told(child, self.order))
 
-    def _walk(self, module: nn.Module, order: Callable[[str, nn.Module], int | None]) -> nn.Module:
+    def _walk(self, module: Module, order: Callable[[str, nn.Module], int | None]) -> Module:
         planar = copy.copy(module)
         planar._modules = {}
         for name, child in module._modules.items():
@@ -327,7 +329,7 @@ def _batch_norm(conversion: PlanarConversion, norm: nn.BatchNorm3d | nn.SyncBatc
         conversion._refuse(
             "be in eval mode and keep running statistics",
             norm,
-            f"{str(norm)[len(type(norm).__name__) :]} {'in training mode' if norm.training else 'without statistics'}",
+            f" {'in training mode' if norm.training else 'without statistics'}",
             error=ValueError,
         )
     planar = nn.BatchNorm2d(norm.num_features * order, norm.eps, norm.momentum, affine=False)

@@ -6,7 +6,6 @@ published with arXiv 2202.01129 and, which it builds on, with arXiv 2005.01683. 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -70,9 +69,9 @@ class BatchNormPerOrientation(GroupBatchNorm2d):
 
     def to_planar(self, conversion: PlanarConversion) -> nn.Module:
         """As the norm that it is in evaluation."""
-        plain = copy.copy(self)
-        plain.__class__ = GroupBatchNorm2d
-        return conversion.convert(plain)
+        plain = GroupBatchNorm2d(self.num_features, self.eps, self.momentum, self.affine)
+        plain.load_state_dict(self.state_dict(), assign=True)
+        return conversion.convert(plain.train(self.training))
 
 
 class _ProjectedSpectrum(nn.Module):
