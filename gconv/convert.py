@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrizations
 
 from gconv.functional import expand_filter
@@ -60,13 +60,20 @@ def to_planar(module: nn.Module, *, containers: Sequence[type[nn.Module]] = ()) 
         uses in several places the new one does, too, wherever the maps are of the same group.
 
     Raises:
-        TypeError: a module that is not known to act alike on flattened maps, named by its path.
+        TypeError: a module that is not known to act alike on flattened maps, named by its path; a lazy one that has
+            not run.
         ValueError: a module on maps of the group that is random in training mode, or normalises by the batch: a batch
             norm in training mode or without running statistics, whose statistics, shared by the orientations, have no
             planar form. A layer of one group behind another, or behind an image.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"to_planar: module must be a Module, got {type(module).__name__}")
+    for path, part in module.named_modules():
+        if any(map(is_lazy, (*part._parameters.values(), *part._buffers.values()))):  # nor can it be copied
+            raise TypeError(
+                f"to_planar: module must know its sizes, got {type(part).__name__} at {path or 'its root'!r}: run the "
+                "model once"
+            )
     return PlanarConversion(tuple(containers), _told(module, None)).convert(copy.deepcopy(module))
 
 
@@ -150,8 +157,6 @@ class PlanarConversion:
         return alike
 
     def _check_hooks(self, module: nn.Module) -> None:
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
-            self._refuse("know its sizes", module, ": run the model once")
         for attribute, name in _HOOKS.items():
             for hook in getattr(module, attribute).values():
                 self._refuse(
@@ -429,7 +434,7 @@ def _flatten(conversion: PlanarConversion, module: nn.Flatten) -> nn.Module | No
     if start != 1 or end not in (2, 4):
         return None
     conversion.order = None
-    return nn.Flatten(1) if end == 4 else nn.Identity()
+    return (nn.Flatten(1) if end == 4 else nn.Identity()).train(module.training)
 
 
 def _alike(conversion: PlanarConversion, module: nn.Module) -> nn.Module:
