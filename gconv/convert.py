@@ -61,19 +61,14 @@ def to_planar(module: nn.Module, *, containers: Sequence[type[nn.Module]] = ()) 
 
     Raises:
         TypeError: a module that is not known to act alike on flattened maps, named by its path; a lazy one that has
-            not run.
+            not run, or one with a tensor that is computed from others, which no copy keeps.
         ValueError: a module on maps of the group that is random in training mode, or normalises by the batch: a batch
             norm in training mode or without running statistics, whose statistics, shared by the orientations, have no
             planar form. A layer of one group behind another, or behind an image.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"to_planar: module must be a Module, got {type(module).__name__}")
-    for path, part in module.named_modules():
-        if any(map(is_lazy, (*part._parameters.values(), *part._buffers.values()))):  # nor can it be copied
-            raise TypeError(
-                f"to_planar: module must know its sizes, got {type(part).__name__} at {path or 'its root'!r}: run the "
-                "model once"
-            )
+    _check_copyable(module)
     return PlanarConversion(tuple(containers), _told(module, None)).convert(copy.deepcopy(module))
 
 
@@ -264,6 +259,22 @@ class FlatConditionalBatchNorm2d(nn.Module):
         """x: (N, C * |G|, H, W), condition: (N, condition_features) -> (N, C * |G|, H, W)."""
         scale, shift = (1 + self.gamma(condition))[:, :, None, None], self.beta(condition)[:, :, None, None]
         return scale * self.norm(x) + shift
+
+
+def _check_copyable(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        where = f"{type(part).__name__} at {path or 'its root'!r}"
+        tensors = {**part._parameters, **part._buffers, **vars(part)}
+        if any(map(is_lazy, tensors.values())):
+            raise TypeError(f"to_planar: module must know its sizes, got {where}: run the model once")
+        for name, tensor in tensors.items():
+            if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                makers = [f"{type(hook).__qualname__} makes" for hook in part._forward_pre_hooks.values()]
+                raise TypeError(
+                    f"to_planar: module must hold tensors that can be copied, got {where} with {name} that "
+                    f"{' or '.join(makers) or 'is computed'}: for weights use torch.nn.utils.parametrizations, or make "
+                    "it permanent"
+                )
 
 
 def _told(module: nn.Module, default: int | None) -> int | None:
