@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -11,9 +13,7 @@ from cases import GROUPS, integers
 from torch import Tensor, nn
 
 import gconv
-from sgan.blocks import AnalysisBlock
 from sgan.config import resolve
-from sgan.discriminators import Discriminator
 from sgan.trainer import build_discriminator
 
 C4 = gconv.CyclicGroup(4)
@@ -73,9 +73,10 @@ def randomise(model: nn.Module) -> nn.Module:
     """Statistics and affine parameters as a trained network has them."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d | nn.SyncBatchNorm):
                 for tensor in (module.weight, module.bias, module.running_mean):
-                    tensor.normal_()
+                    if tensor is not None:
+                        tensor.normal_()
                 module.running_var.uniform_(0.5, 2)
     return model.eval()
 
@@ -206,13 +207,128 @@ def test_a_container_is_converted_once_for_every_order_that_it_meets() -> None:
     torch.testing.assert_close(planar(x), model(x).flatten(1, 2))
 
 
-def test_a_discriminator_converts() -> None:
-    shape = {"resolution": 14, "channels": 1, "num_classes": 3}
-    model = build_discriminator(resolve("digits-d4", width=1 / 8), **shape).eval()
-    planar = gconv.to_planar(model, containers=[Discriminator, AnalysisBlock])
-    x, labels = torch.randn(4, 1, 14, 14), torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(planar(x, labels), model(x, labels))
+class Branches(nn.Module):
+    """Images join before lifting, behind it, and behind the pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = gconv.nn.LiftingConv2d(2, 4, 3, group=C4, padding=1)
+        self.norm = gconv.nn.GroupBatchNorm2d(4, bias=False)
+        self.side = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), _lift_of_3())
+        self.conv = gconv.nn.GroupConv2d(8, 4, 3, group=C4, padding=1)
+        self.shortcut = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(2, 4, 1), nn.Dropout2d())
+        self.act = nn.PReLU(4)
+        self.pool = gconv.nn.GroupPool(group=C4)
+        self.late = gconv.nn.LiftingConv2d(4, 4, 1, group=C4)
+        self.late_norm = nn.SyncBatchNorm(4)
+        self.late_pool = gconv.nn.GroupPool(group=C4, mode="mean")
+        self.heads = nn.ModuleDict(
+            {"a": nn.Linear(4, 2), "b": nn.Sequential(nn.Dropout1d(), nn.Linear(4, 2), nn.Softmax(1))}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        lifted = torch.cat([self.norm(self.lift(x)), self.side(x)], dim=1)
+        y = self.pool(self.conv(lifted)) + self.act(self.shortcut(x))
+        features = self.late_pool(self.late_norm(self.late(y))).mean((2, 3))
+        out: Tensor = self.heads["a"](features) + self.heads["b"](features)
+        return out
+
+
+def _lift_of_3() -> nn.Module:
+    return gconv.nn.LiftingConv2d(3, 4, 3, group=C4, padding=1)
+
+
+def test_branches_on_images_convert_wherever_they_are_registered() -> None:
+    model = Branches().double()
+    randomise(model)
+    planar = gconv.to_planar(model, containers=[Branches])
+    x = torch.randn(3, 2, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(planar(x), model(x), rtol=1e-12, atol=1e-12)
+    assert type(planar.side[1]) is nn.BatchNorm2d
     assert not any(isinstance(part, LAYERS) for part in planar.modules())
+
+
+def test_a_method_of_a_class_converts_it() -> None:
+    class OnOneOrientation(nn.Module):
+        """A norm for maps on an image, as one on a map of one orientation; then a lifting convolution."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = gconv.nn.GroupBatchNorm2d(2)
+            self.conv = gconv.nn.LiftingConv2d(2, 3, 3, group=C4)
+            self.planar = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(self.norm(x) if self.planar else self.norm(x.unsqueeze(2)).squeeze(2))
+            return out
+
+        def to_planar(self, conversion: gconv.PlanarConversion) -> nn.Module:
+            planar = conversion.children(self, {"norm": 1})
+            planar.planar = True
+            return planar
+
+    model = randomise(nn.Sequential(nn.Conv2d(1, 2, 1), OnOneOrientation(), nn.BatchNorm3d(3)))
+    planar = gconv.to_planar(model)
+    assert planar[1].norm.num_features == 2
+    assert planar[2].num_features == 12
+    x = torch.randn(2, 1, 6, 7)
+    torch.testing.assert_close(planar(x), model(x).flatten(1, 2))
+
+
+def test_dropout_of_channels_drops_all_orientations_when_the_planar_model_is_trained() -> None:
+    for dropout in (nn.Dropout2d(0.5), nn.Dropout3d(0.5)):
+        planar = gconv.to_planar(nn.Sequential(gconv.nn.LiftingConv2d(1, 64, 1, group=C4), dropout).eval()).train()
+        torch.manual_seed(0)
+        dropped = (planar(torch.ones(2, 1, 3, 3)) == 0).unflatten(1, (64, 4)).flatten(2)
+        assert torch.equal(dropped.all(2), dropped.any(2))
+        assert 0.2 < dropped.float().mean() < 0.8
+
+
+def test_frozen_parameters_stay_frozen_and_nothing_is_drawn() -> None:
+    model = randomise(
+        nn.Sequential(gconv.nn.LiftingConv2d(1, 2, 3, group=C4), gconv.nn.GroupBatchNorm2d(2), nn.PReLU(2))
+    )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in ("0.bias", "1.weight"))
+    torch.manual_seed(0)
+    planar = gconv.to_planar(model)
+    drawn = torch.rand(())
+    torch.manual_seed(0)
+    assert torch.rand(()) == drawn
+    assert {name for name, parameter in planar.named_parameters() if parameter.requires_grad} == {"0.bias", "1.weight"}
+    assert all(parameter.is_contiguous() for parameter in planar.parameters())
+
+
+@pytest.mark.parametrize("subgroup", [None, (0, 4), (0, 1, 2, 3), (0, 2)])
+def test_planar_models_survive_the_meta_device(subgroup: tuple[int, ...] | None) -> None:
+    def make() -> nn.Module:
+        group = gconv.DihedralGroup(4)
+        model = nn.Sequential(
+            gconv.nn.LiftingConv2d(3, 4, 3, group=group),
+            gconv.nn.GroupBatchNorm2d(4),
+            gconv.nn.GroupPool(group=group, subgroup=subgroup),
+        )
+        return gconv.to_planar(model.eval())
+
+    built = make()
+    with torch.device("meta"):
+        loaded, assigned = make(), make()
+    assert {parameter.device.type for parameter in loaded.parameters()} == {"meta"}
+    loaded = loaded.to_empty(device="cpu")
+    loaded.load_state_dict(built.state_dict())
+    assigned.load_state_dict(built.state_dict(), assign=True)
+    x = torch.randn(2, 3, 8, 8)
+    for model in (loaded, assigned, pickle.loads(pickle.dumps(built)), copy.deepcopy(built)):
+        assert torch.equal(model(x), built(x))
+        assert not list(model[2].buffers())
+
+
+def test_a_discriminator_converts_as_a_container_of_another_model() -> None:
+    shape = {"resolution": 14, "channels": 1, "num_classes": 3}
+    model = nn.ModuleDict({"d": build_discriminator(resolve("digits-d4", width=1 / 8), **shape)}).eval()
+    planar = gconv.to_planar(model)
+    x, labels = torch.randn(4, 1, 14, 14), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(planar["d"](x, labels), model["d"](x, labels))
 
 
 def test_planar_modules_come_back_as_copies() -> None:
