@@ -77,6 +77,7 @@ class PlanarConversion:
 
     The method is called on a copy of the module, returns its planar form, and leaves ``order`` as that of the maps
     which that gives. Where forward runs as well on flattened maps it is ``return conversion.children(self)``.
+    Subclasses inherit it, so one with another forward overrides it, too.
 
     Attributes:
         order: |G| of the map at hand, None for an image; 1 where it is a map of one orientation, (N, C, 1, H, W).
@@ -133,7 +134,9 @@ class PlanarConversion:
         if _converts_itself(module):
             planar: nn.Module = module.to_planar(self)  # type: ignore[operator]
             return planar
-        if isinstance(module, self._containers):
+        container = next((kind for kind in type(module).__mro__ if kind in self._containers), None)
+        if container is not None and not isinstance(module, _OF_MAPS):  # layers are no containers
+            self._check_methods(module, container)
             self._check_own_tensors(module)
             return self.children(module)
         kind = next((kind for kind in type(module).__mro__ if kind in _CONVERTERS), None)
@@ -171,7 +174,7 @@ class PlanarConversion:
 
     def _refuse_methods(self, module: nn.Module, name: str) -> NoReturn:
         self._refuse(
-            "run as the class of torch or gconv that it is made from",
+            "run as the known class that it is made from",
             module,
             f" with a {name} of its own: if that only passes maps on between its children, name its class in "
             "containers, else give it a method to_planar",

@@ -79,7 +79,7 @@ def test_what_runs_otherwise_than_its_class_is_refused(name: str, change: Callab
     model = nn.Sequential(lifting(), nn.Sequential(nn.Tanh(), module)).eval()
     what = "__call__" if change is with_own_call else "forward"
     message = (
-        f"^to_planar: module must run as the class of torch or gconv that it is made from, got {type(module).__name__} "
+        f"^to_planar: module must run as the known class that it is made from, got {type(module).__name__} "
         f"at '1.1' with a {what} of its own: .* containers, else give it a method to_planar"
     )
     with pytest.raises(TypeError, match=message):
@@ -93,6 +93,34 @@ def test_what_a_layer_of_gconv_runs_through_is_its_own_as_well() -> None:
 
     with pytest.raises(TypeError, match="got Sparse at '1' with a spatial_filter of its own"):
         gconv.to_planar(nn.Sequential(lifting(), Sparse(4, 4, 3, group=C4)))
+
+
+def test_a_container_does_not_vouch_for_subclasses_with_another_forward() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = gconv.nn.GroupConv2d(4, 4, 3, group=C4, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.body(x)
+
+    class Named(Block):
+        """Another name."""
+
+    class Averaged(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean(2, keepdim=True)
+
+    model = nn.Sequential(lifting(), Named())
+    torch.testing.assert_close(gconv.to_planar(model, containers=[Block])(image()), model(image()).flatten(1, 2))
+    with pytest.raises(TypeError, match="got Averaged at '1' with a forward of its own"):
+        gconv.to_planar(nn.Sequential(lifting(), Averaged()), containers=[Block])
+
+
+def test_a_layer_is_no_container() -> None:
+    layer = with_own_forward(gconv.nn.GroupConv2d(4, 4, 3, group=C4))
+    with pytest.raises(TypeError, match="got Halved at '1' with a forward of its own"):
+        gconv.to_planar(nn.Sequential(lifting(), layer), containers=[type(layer)])
 
 
 def test_subclasses_that_only_build_otherwise_convert() -> None:
