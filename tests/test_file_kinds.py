@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
@@ -9,6 +10,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sgan.config import Options, changed_options
 from sgan.data import Dataset, DataWarning, load_dataset
 from sgan.data.window import Histogram, Window, parse_window
 
@@ -80,12 +83,16 @@ def png_of_16_bits(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def tiff_of_16_bits(values: np.ndarray) -> bytes:
-    """(H, W, 3) values as an uncompressed TIFF of 16 bits per channel: head, nine tags, bits per channel, one strip."""
-    height, width, _ = values.shape
+def tiff_of_16_bits(values: np.ndarray, photometric: int = 2) -> bytes:
+    """(H, W, 1 or 3) values as an uncompressed TIFF: head, nine tags, bits per channel, one strip.
+
+    The photometric tag is 2 for RGB, 1 for grey whose 0 is black, 0 for grey whose 0 is white.
+    """
+    height, width, channels = values.shape
     data = values.astype("<u2").tobytes()
-    tags = ((256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2))
-    tags += ((273, 4, 1, 128), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(data)))
+    bits = (258, 3, 3, 122) if channels == 3 else (258, 3, 1, 16)
+    tags = ((256, 3, 1, width), (257, 3, 1, height), bits, (259, 3, 1, 1), (262, 3, 1, photometric))
+    tags += ((273, 4, 1, 128), (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(data)))
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
     return head + struct.pack("<HHH", 16, 16, 16) + data
@@ -93,6 +100,40 @@ def tiff_of_16_bits(values: np.ndarray) -> bytes:
 
 def ppm_of_16_bits(values: np.ndarray) -> bytes:
     return b"P6\n# a comment\n8 8\n4095\n" + values.astype(">u2").tobytes()
+
+
+def pgm_of_12_bits(values: np.ndarray) -> bytes:
+    """(H, W) values as a PGM whose white is 4095, which Pillow scales to 65535."""
+    return b"P5\n8 8\n4095\n" + values.astype(">u2").tobytes()
+
+
+def jpeg2000_of_12_bits(suffix: str) -> Write:
+    """Grey whose head says 12 bits, which Pillow scales to 16 and cannot write.
+
+    Values are stored less half of what the bits can say: as 16 bits they are larger by the difference of the halves.
+    """
+
+    def write(path: Path) -> None:
+        content = io.BytesIO()
+        image = Image.fromarray((DEEP + 2**15 - 2**11).astype(np.uint16))
+        image.save(content, "JPEG2000", irreversible=False, no_jp2=suffix == ".j2k")
+        found = bytearray(content.getvalue())
+        found[found.index(b"\xff\x4f\xff\x51") + 42] = 11
+        if suffix == ".jp2":
+            found[found.index(b"ihdr") + 14] = 11
+        Path(f"{path}{suffix}").write_bytes(found)
+
+    return write
+
+
+def jpeg2000_in_deep_colour(path: Path) -> None:
+    """A codestream alone, whose head says 12 bits in each of three channels."""
+    content = io.BytesIO()
+    Image.fromarray(COLOUR).save(content, "JPEG2000", irreversible=False, no_jp2=True)
+    found = bytearray(content.getvalue())
+    for channel in range(3):
+        found[found.index(b"\xff\x4f\xff\x51") + 42 + 3 * channel] = 11
+    Path(f"{path}.j2k").write_bytes(found)
 
 
 DEEP_COLOUR = np.stack([DEEP] * 3, axis=2)
@@ -118,12 +159,29 @@ FILES: dict[str, tuple[Write, str | None, np.ndarray | str]] = {
     "grey of 16 bits": (saved(DEEP), None, "more than 8 bits, values from 0 to 3780: give a window, --window LOW,HIGH"),
     "grey of 16 bits, --window 0,4000": (saved(DEEP), "0,4000", WINDOWED),
     "TIFF of 16 bits, --window 0,4000": (saved(DEEP, ".tif"), "0,4000", WINDOWED),
+    "PGM of 12 bits, --window 0,4000": (stored(pgm_of_12_bits(DEEP), ".pgm"), "0,4000", WINDOWED),
+    "JPEG 2000 of 12 bits, --window 0,4000": (jpeg2000_of_12_bits(".jp2"), "0,4000", WINDOWED),
+    "its codestream alone, --window 0,4000": (jpeg2000_of_12_bits(".j2k"), "0,4000", WINDOWED),
+    "TIFF of 16 bits whose 0 is white": (
+        stored(tiff_of_16_bits(DEEP[:, :, None], photometric=0), ".tif"),
+        "0,4000",
+        "must have black as its least value, got a TIFF whose 0 is white; save it inverted",
+    ),
     "float, --window 0,4000": (saved(DEEP.astype(np.float32), ".tif"), "0,4000", WINDOWED),
-    "float with NaN": (saved(np.full((8, 8), np.nan, np.float32), ".tif"), "0,1", "must have finite values"),
-    "8 bits, --window 0,4000": (saved(GREY), "0,4000", "must have more than 8 bits, as a window is given, got 8"),
+    "float with NaN": (
+        saved(np.full((8, 8), np.nan, np.float32), ".tif"),
+        "0,1",
+        "must have finite values, got NaN or infinity; replace them",
+    ),
+    "8 bits, --window 0,4000": (
+        saved(GREY),
+        "0,4000",
+        "must have more than 8 bits, as a window is given, got 8; leave out",
+    ),
     "PNG of 3 x 16 bits": (stored(png_of_16_bits(DEEP_COLOUR)), None, TOO_DEEP),
     "TIFF of 3 x 16 bits": (stored(tiff_of_16_bits(DEEP_COLOUR), ".tif"), None, TOO_DEEP),
     "PPM of 3 x 16 bits": (stored(ppm_of_16_bits(DEEP_COLOUR), ".ppm"), None, TOO_DEEP),
+    "JPEG 2000 of 3 x 12 bits": (jpeg2000_in_deep_colour, None, TOO_DEEP),
     "TIFF of several pages": (pages(".tif"), None, PAGES),
     "animated GIF": (pages(".gif"), None, PAGES),
     "animated PNG": (pages(".png"), None, PAGES),
@@ -261,6 +319,12 @@ def put_dicom(folder: Path) -> None:
     (folder / "a" / "scan.dcm").write_bytes(b"DICM")
 
 
+def put_masks_among_images(folder: Path) -> None:
+    fill(folder, "a")
+    for index in range(COUNT):
+        Image.fromarray(GREY).save(folder / "a" / f"{index}_mask.png")
+
+
 def put_both_parts(folder: Path) -> None:
     fill(folder, "train/a")
     fill(folder, "test/a", count=2)
@@ -305,6 +369,17 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], Outcome]] = {
     "<id>/images/ beside <id>/masks/": (
         put_parts("7/images", "7/masks"),
         "got images/ beside masks/ in 7: if the pictures are those in images, gather the images of all folders in one",
+    ),
+    "JPEGImages/ beside SegmentationClass/": (
+        put_parts("JPEGImages", "SegmentationClass"),
+        "got JPEGImages/ beside SegmentationClass/: if the pictures are those in JPEGImages, point to JPEGImages",
+    ),
+    "0_mask.png beside 0.png": (
+        put_masks_among_images, "got 5 files called as masks of others, a/0_mask.png the first; move them out",
+    ),
+    "<class>/train/ and <class>/test/": (
+        put_parts("a/train", "a/test", "b/train", "b/test"),
+        "must have parts above classes, train/<class>/ and test/<class>/, got test/, train/ in a/, b/; move them",
     ),
     "images beside folders of images": (
         put_parts(".", "a"), "must have all images at one depth, either all straight in it, all in <class>/ or",
@@ -400,6 +475,64 @@ def test_archives_with_backslashes_and_with_a_file_twice(tmp_path: Path) -> None
         file.writestr("a\\0.png", b"")
     with pytest.raises(ValueError, match=r"must hold each file once, got a/0.png twice"):
         load_dataset(tmp_path / "windows.zip")
+
+
+def test_what_is_called_like_annotations_alone_is_read(tmp_path: Path) -> None:
+    """Classes may be called so, where no pictures lie beside them, and a picture, where there is none of it."""
+    fill(tmp_path, "with_mask", "without_mask")
+    for index in range(COUNT):
+        (tmp_path / "with_mask" / f"{index}.png").rename(tmp_path / "with_mask" / f"man_mask_{index}.png")
+    assert load_dataset(tmp_path).class_names == ("with_mask", "without_mask")
+
+
+def test_a_class_folder_of_parts_says_where_to_point(tmp_path: Path) -> None:
+    fill(tmp_path, "brain/train", "brain/test")
+    with pytest.raises(ValueError, match=r"got test/, train/ in brain/; move them; if brain is no class, point to it"):
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path / "brain").built["split_by"] == "the files' own parts"
+
+
+@pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "Val")])
+def test_pairs_are_in_parts_of_any_name(tmp_path: Path, names: tuple[str, str]) -> None:
+    wide = np.concatenate([GREY, 255 - GREY], axis=1)
+    for number, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        Image.fromarray(wide // (number + 1)).save(tmp_path / name / "1.png")
+    data = load_dataset(tmp_path)
+    assert data.train.paired is not None
+    assert torch.equal(data.train.images[0, 0], torch.from_numpy(GREY))
+    assert torch.equal(data.train.paired[0, 0], torch.from_numpy(255 - GREY))
+    assert torch.equal(data.test.images[0, 0], torch.from_numpy(GREY // 2))
+
+
+def test_percentiles_name_the_file_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for index in range(COUNT):
+        saved(np.full((8, 8), np.nan if index == 3 else index, np.float32), ".tif")(tmp_path / "a" / str(index))
+    with pytest.raises(ValueError, match=r"a/3\.tif must have finite values"):
+        load_dataset(tmp_path, window="1%,99%")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros((5, 3, 8, 8), np.uint8)}, "channels go last, x.transpose(0, 2, 3, 1) of (N, C, H, W)"),
+        ({"x": np.zeros((5, 8, 8), bool)}, "got bool (5, 8, 8); save it as uint8, 0 black and 255 white"),
+        ({"x": np.zeros((5, 8, 8), np.uint8), "y": np.eye(5)}, "y.argmax(1) where a class has a column"),
+        ({"x": np.zeros((5, 8, 8), np.uint8), "y": np.arange(5) - 1}, "(5,) from -1; number them from 0"),
+    ],
+)
+def test_refused_arrays_say_what_to_do(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_dataset(tmp_path / "x.npz")
+
+
+def test_a_run_of_before_windows_resumes() -> None:
+    options = Options(preset="any")
+    recorded = {key: value for key, value in asdict(options).items() if key != "window"}
+    assert changed_options(recorded, options) == []
+    assert changed_options(recorded, replace(options, window="0,9")) != []
 
 
 def rows(title: str) -> dict[str, str]:

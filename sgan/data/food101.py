@@ -46,7 +46,8 @@ def read_food101(tree: FileTree, resolution: int | None = None, window: Window |
         "split_by": "the files' own lists",
         "resized": decoded.resized,
         **decoded.built,
-        "skipped": {"images that no list names": unlisted} if unlisted else {},
+        "skipped": ({"images that no list names": unlisted} if unlisted else {})
+        | ({"hidden files": tree.hidden} if tree.hidden else {}),
     }
     return RawImages(
         all_images.select(slice(len(train))), tuple(names), all_images.select(slice(len(train), None)), None, built

@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,10 @@ UNREADABLE = (  # what Pillow's decoders raise on damaged files
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, KeyError, OverflowError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
-BITS_PER_SAMPLE = 258  # tag of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
+WHITE_IS_ZERO = 0  # of TIFF's photometric tag
+JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # markers at a codestream's start, alone or in a .jp2
+PILLOWS_WHITE = 2**16 - 1  # to which Pillow scales the white of a deep PGM
 ORIENTATION = 274  # tag of EXIF: 1 is upright, 2 to 8 are turned or mirrored
 Pixels = npt.NDArray[np.generic]
 
@@ -154,11 +157,16 @@ def _decode(tree: FileTree, file: str) -> tuple[Pixels, bool]:
             is_read = is_single and mode in GREY_MODES | COLOUR_MODES | DEEP_MODES and not is_deep
             is_turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
             shown = ImageOps.exif_transpose(image) if is_turned else image
-            pixels = _pixels(shown) if is_read else None
+            pixels = _in_files_units(_pixels(shown), image, content) if is_read else None
+            is_negative = mode in DEEP_MODES and image.format == "TIFF" and _tag(image, PHOTOMETRIC, 1) == WHITE_IS_ZERO
     except UNREADABLE as error:
         raise _unreadable(tree, file, error) from error
     if not is_single:
         raise ValueError(f"load_dataset: {name} must hold one image, got {pages} pages; save each in a file of its own")
+    if is_negative:
+        raise ValueError(
+            f"load_dataset: {name} must have black as its least value, got a TIFF whose 0 is white; save it inverted"
+        )
     if pixels is None:
         raise ValueError(
             f"load_dataset: {name} must have 8 bits per channel, or be grey, got more bits in mode {mode}; save it "
@@ -174,13 +182,34 @@ def _is_deep(image: Image.Image, content: bytes) -> bool:
     if image.format == "PNG":
         return content[24] > 8  # bit depth in the head
     if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8  # type: ignore[attr-defined]  # TIFF's images have it
+        return max(_tag(image, BITS_PER_SAMPLE, (8,))) > 8
     if image.format == "JPEG2000":
-        head = content.find(b"ihdr")
-        return head >= 0 and (content[head + 14] & 0x7F) + 1 > 8
+        return _bits_of_jpeg2000(content) > 8
     if image.format == "PPM":
         return content[:2] in (b"P3", b"P6") and _greatest_in_pnm(content) > 255
     return False
+
+
+def _in_files_units(pixels: Pixels, image: Image.Image, content: bytes) -> Pixels:
+    """Deep values as the file has them, where Pillow scales them to 16 bits."""
+    if image.mode not in DEEP_MODES:
+        return pixels
+    if image.format == "PPM" and content[:2] in (b"P2", b"P5"):
+        return np.rint(pixels.astype(np.float64) * (_greatest_in_pnm(content) / PILLOWS_WHITE)).astype(pixels.dtype)
+    if image.format == "JPEG2000":
+        return np.right_shift(pixels, max(0, 16 - _bits_of_jpeg2000(content)))
+    return pixels
+
+
+def _tag(image: Image.Image, number: int, default: Any) -> Any:
+    return image.tag_v2.get(number, default)  # type: ignore[attr-defined]  # TIFF's images have it
+
+
+def _bits_of_jpeg2000(content: bytes) -> int:
+    """Bits of the deepest channel: the sizes have their count at byte 40, then 3 bytes each, the first bits - 1."""
+    start = content.index(JPEG2000_SIZES)
+    (channels,) = struct.unpack_from(">H", content, start + 40)
+    return max((content[start + 42 + 3 * channel] & 0x7F) + 1 for channel in range(channels))
 
 
 def _greatest_in_pnm(content: bytes) -> int:
@@ -210,7 +239,7 @@ def _in_8_bits(pixels: Pixels, window: Window | None, name: str) -> npt.NDArray[
             "move the images of 8 bits away"
         )
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ValueError(f"load_dataset: {name} must have finite values, got NaN or infinity")
+        raise ValueError(f"load_dataset: {name} must have finite values, got NaN or infinity; replace them")
     if window is None:
         least, greatest = pixels.min(), pixels.max()
         raise ValueError(f"load_dataset: {name} has more than 8 bits, values from {least:g} to {greatest:g}: {HOW}")
@@ -223,13 +252,11 @@ def _between_percentiles(tree: FileTree, files: Sequence[str], window: Window) -
     def deep() -> Iterator[Pixels]:
         for file in files:
             pixels, _ = _decode(tree, file)
-            if pixels.dtype == np.uint8:
-                _in_8_bits(pixels, window, f"{tree.path}/{file}")
+            _in_8_bits(pixels, Window(0, 1), f"{tree.path}/{file}")  # refuses 8 bits and what is not finite
             yield pixels
 
     least, greatest, is_integer = np.inf, -np.inf, True
     for pixels in deep():
-        _in_8_bits(pixels, Window(0, 1), "")  # refuses what is not finite
         least, greatest = min(least, float(pixels.min())), max(greatest, float(pixels.max()))
         is_integer &= pixels.dtype.kind in "iu"
     histogram = Histogram(least, greatest, is_integer=is_integer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,11 @@ PARTS = {
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
 PICTURES = {"image", "images", "img", "imgs"}
 ANNOTATIONS = {
-    *("mask", "masks", "annotation", "annotations", "segmentation", "segmentations", "label", "labels"),
-    *("gt", "groundtruth", "ground_truth"),
+    *("mask", "masks", "annotation", "annotations", "segmentation", "segmentations", "seg", "label", "labels"),
+    *("gt", "groundtruth"),
 }
+# "7_mask", "7-seg_1": a file called as another one and an annotation.
+MASK_OF = re.compile(rf"(.+?)[ _.-]+(?:{'|'.join(sorted(ANNOTATIONS))})(?:[ _.-]*\d+)?", re.IGNORECASE)
 SHOWN = 4  # names in a message
 
 
@@ -60,12 +63,14 @@ def find_layout(files: Sequence[str], where: object, folder_name: str) -> Layout
         folder_name: what the one class of images straight in it is called.
 
     Raises:
-        ValueError: no images; annotations beside images; images at several depths, or deeper than a source folder; a
+        ValueError: no images; folders of annotations beside some of images, or masks among their images, by the words
+            of their names; parts below classes; images at several depths, or deeper than a source folder; a
             part under two names, or held out alone; a class that is only held out; a source in both parts.
     """
     if not files:
         raise ValueError(f"load_dataset: {where} must hold images, got none: straight in it, or one folder per class")
     _refuse_annotations(files, where)
+    _refuse_masks_by_name(files, where)
     tops = [*{file.partition("/")[0] for file in files}]
     if len(tops) == 1 and tops[0].lower() in PICTURES and all(file.count("/") > 1 for file in files):
         (top,) = tops  # images/train/, images/val/: a folder that says only that they are images
@@ -85,6 +90,7 @@ def find_layout(files: Sequence[str], where: object, folder_name: str) -> Layout
     class_names = tuple(sorted(set(classes[: len(train)])))
     _refuse_test_only(class_names, classes[len(train) :], where)
     if sources is not None:
+        _refuse_parts_in_classes(classes, sources, where)
         _refuse_shared(sources[: len(train)], sources[len(train) :], where)
     notes = []
     if sources is not None and len(class_names) == 1 and not test:
@@ -144,7 +150,8 @@ def _refuse_annotations(files: Sequence[str], where: object) -> None:
         for depth, name in enumerate(parts):
             beside.setdefault("/".join(parts[:depth]), set()).add(name)
     for parent, names in beside.items():
-        pictures, annotations = ({name for name in names if name.lower() in of} for of in (PICTURES, ANNOTATIONS))
+        annotations = {name for name in names if _words(name) & ANNOTATIONS}
+        pictures = {name for name in names if _words(name) & PICTURES} - annotations
         if pictures and annotations:
             inside = f" in {parent}" if parent else ""
             picture = min(pictures)
@@ -153,6 +160,34 @@ def _refuse_annotations(files: Sequence[str], where: object) -> None:
                 f"load_dataset: {where} must hold pictures alone, got {_shown(pictures)} beside {_shown(annotations)}"
                 f"{inside}: if the pictures are those in {picture}, {only}"
             )
+
+
+def _words(name: str) -> set[str]:
+    """The words of a folder's name in lower case, and all of it: JPEGImages has jpeg, images, jpegimages."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return {word.lower() for word in words} | {"".join(words).lower()}
+
+
+def _refuse_masks_by_name(files: Sequence[str], where: object) -> None:
+    """Raise where masks lie among the images that they are of, called after them."""
+    stems = {file.rpartition(".")[0] for file in files}
+    masks = [file for file in files if (match := MASK_OF.fullmatch(file.rpartition(".")[0])) and match[1] in stems]
+    if masks:
+        raise ValueError(
+            f"load_dataset: {where} must hold pictures alone, got {len(masks)} files called as masks of others, "
+            f"{masks[0]} the first; move them out of the folder"
+        )
+
+
+def _refuse_parts_in_classes(classes: Iterable[str], sources: Iterable[str], where: object) -> None:
+    found = {name for name in sources if name.lower() in PART_OF}
+    if {"train"} < {PART_OF[name.lower()] for name in found}:
+        names = set(classes)
+        inside = f"; if {min(names)} is no class, point to it" if len(names) == 1 else ""
+        raise ValueError(
+            f"load_dataset: {where} must have parts above classes, train/<class>/ and test/<class>/, got "
+            f"{_shown(found)} in {_shown(names)}; move them{inside}"
+        )
 
 
 def _uneven(inside: Mapping[str, list[str]], where: object) -> str:

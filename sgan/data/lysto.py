@@ -42,7 +42,7 @@ def read_lysto(path: Path, resolution: int | None = None) -> RawImages:
             size = x.shape[1:3]
     except DAMAGED as error:
         what = "an HDF5 file of patches x and their organ"
-        raise ValueError(f"load_dataset: {path} must be {what}, got: {error}") from error
+        raise ValueError(f"load_dataset: {path} must be {what}, got: {error}; save other data as .npz") from error
     built: dict[str, object] = {
         "source": f"HDF5 file {path.name}, classes by organ",
         "split_by": "image: the file does not name slides",

@@ -44,7 +44,10 @@ def read_npz(path: Path, window: Window | None = None) -> RawImages:
         )
     x = arrays["x"]
     if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
-        raise ValueError(f"load_dataset: x must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}")
+        raise ValueError(
+            f"load_dataset: x must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}; channels go last, "
+            "x.transpose(0, 2, 3, 1) of (N, C, H, W)"
+        )
     x, window = _in_8_bits(x, window, path)
     images = torch.from_numpy(x)
     images = images.unsqueeze(1) if x.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
@@ -65,15 +68,20 @@ def _in_8_bits(x: np.ndarray, window: Window | None, path: Path) -> tuple[np.nda
     """The values as uint8, and the window that mapped them."""
     if x.dtype.kind not in "uif" or (x.dtype == np.uint8) != (window is None) or not x.size:
         if window is not None and x.dtype == np.uint8:
-            raise ValueError(f"load_dataset: x must have more than 8 bits, as a window is given, got {x.dtype}")
+            raise ValueError(
+                f"load_dataset: x must have more than 8 bits, as a window is given, got {x.dtype}; leave out --window"
+            )
         if x.dtype.kind in "uif" and x.size:
             raise ValueError(f"load_dataset: x in {path} is {x.dtype}, values from {x.min():g} to {x.max():g}: {HOW}")
         if x.dtype != np.uint8:
-            raise ValueError(f"load_dataset: x must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}")
+            raise ValueError(
+                f"load_dataset: x must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}; save it as "
+                "uint8, 0 black and 255 white"
+            )
     if window is None:
         return x, None
     if not np.isfinite(x).all():
-        raise ValueError(f"load_dataset: x in {path} must have finite values, got NaN or infinity")
+        raise ValueError(f"load_dataset: x in {path} must have finite values, got NaN or infinity; replace them")
     if window.is_percentile:
         window = window.of(x)
     return window.apply(x), window
@@ -86,5 +94,9 @@ def _integers(arrays: dict[str, np.ndarray], key: str, count: int, minimum: int 
     wrong = values.shape != (count,) or values.dtype.kind not in "iu"
     if wrong or (minimum is not None and count and values.min() < minimum):
         floor = "" if minimum is None else f" >= {minimum}"
-        raise ValueError(f"load_dataset: {key} must be ({count},) integers{floor}, got {values.dtype} {values.shape}")
+        least = f" from {values.min()}" if values.dtype.kind in "iuf" and values.size else ""
+        raise ValueError(
+            f"load_dataset: {key} must be ({count},) integers{floor}, got {values.dtype} {values.shape}{least}; number "
+            "them from 0, y.argmax(1) where a class has a column"
+        )
     return torch.from_numpy(values.astype(np.int64))

@@ -78,7 +78,9 @@ class FileTree:
                 return (self.path / file).read_bytes()
             return self._archive.read(self._stored[file])
         except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"load_dataset: {self.path}/{file} must be a readable file, got: {error}") from error
+            raise ValueError(
+                f"load_dataset: {self.path}/{file} must be a readable file, got: {error}; restore or remove it"
+            ) from error
 
 
 def _names_in_folder(folder: Path) -> list[str]:
