@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from sgan.files import write_atomic
 
 __all__ = [
     "CheckpointError",
@@ -30,16 +31,6 @@ METADATA = "sgan"
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used, and why."""
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file through a temporary neighbour and a rename, so that `path` is never half written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

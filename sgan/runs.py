@@ -8,13 +8,15 @@ floor.json                          the same metrics for held-out real images in
 reals.png, fakesNNNNNN.png          one class per row, points over real ones, or source | sample | target of pairs;
                                     N counts thousands of images
 network-snapshot-NNNNNN.safetensors averaged generator and discriminator
+.lock                               while a process is at work here: which one
 training-state.safetensors          everything training continues from; always the newest
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ from torch import Tensor
 from sgan import checkpoints
 from sgan.checkpoints import CheckpointError
 from sgan.config import Options, changed_options
+from sgan.files import append_line, remove_leftovers, write_atomic
+from sgan.lock import locked
 
 __all__ = ["ChangedOptions", "RunFolder", "SavedState", "read_json_lines"]
 
@@ -51,7 +55,7 @@ class RunFolder:
     """Reads and writes the files of one run.
 
     Args:
-        path: the run folder; made by `open`, not by the constructor.
+        path: the run folder; made by `hold`, not by the constructor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,6 +69,20 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether a run was started here."""
         return self.options_path.exists()
+
+    @contextmanager
+    def hold(self) -> Iterator[str | None]:
+        """Make the folder and keep other processes out of it (`sgan.lock.locked`), without what killed ones left.
+
+        Gives a line to say where the file system cannot lock.
+
+        Raises:
+            FolderInUse: another process is at work in the folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path) as note:
+            remove_leftovers(self.path)
+            yield note
 
     def check(self, options: Options) -> None:
         """Raise unless a run with these options may be started or continued here.
@@ -130,8 +148,7 @@ class RunFolder:
         return [f"{name} was {recorded.get(name)}, now {new}" for name, new in now.items() if recorded.get(name) != new]
 
     def open(self, options: Options, facts: Mapping[str, Any]) -> None:
-        """Make the folder and record the options, and facts about the data and the networks beside them."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Record the options, and facts about the data and the networks beside them."""
         self._write_json(self.options_path, {"options": asdict(options), **facts})
 
     def write_state(self, tensors: Mapping[str, Tensor], elapsed_s: float) -> None:
@@ -167,12 +184,13 @@ class RunFolder:
 
     def append_stats(self, line: Mapping[str, Any]) -> None:
         """Add a line to stats.jsonl."""
-        _append_json(self.path / "stats.jsonl", line)
+        append_line(self.path / "stats.jsonl", json.dumps(line))
 
     def append_metrics(self, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         """Add a line to metric-<name>.jsonl for every result."""
         for name, value in results.items():
-            _append_json(self.path / f"metric-{name}.jsonl", {"results": {name: value}, "metric": name, **facts})
+            line = {"results": {name: value}, "metric": name, **facts}
+            append_line(self.path / f"metric-{name}.jsonl", json.dumps(line))
 
     def write_floor(self, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         """Record the metrics of real against held-out real images."""
@@ -180,8 +198,7 @@ class RunFolder:
 
     def append_log(self, line: str) -> None:
         """Add a line to log.txt."""
-        with open(self.log_path, "a") as file:
-            file.write(line + "\n")
+        append_line(self.log_path, line)
 
     def forget_after(self, images_seen: int) -> None:
         """Drop stats and metrics that a run wrote after its last state: lines beyond this point, a half-written line.
@@ -191,7 +208,7 @@ class RunFolder:
         for path in [self.path / "stats.jsonl", *self.path.glob("metric-*.jsonl")]:
             if path.exists():
                 kept = [line for line in read_json_lines(path) if line["images"] <= images_seen]
-                checkpoints.write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+                write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def _recorded(self, section: str) -> dict[str, Any]:
         try:
@@ -200,7 +217,7 @@ class RunFolder:
             raise CheckpointError(f"{self.options_path} is damaged ({error!r})") from error
 
     def _write_json(self, path: Path, value: Any) -> None:
-        checkpoints.write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+        write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -215,8 +232,3 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error})") from error
-
-
-def _append_json(path: Path, line: Mapping[str, Any]) -> None:
-    with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")

@@ -6,6 +6,7 @@ import math
 import shlex
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from sgan.config import Options, command_line
 from sgan.cost import flop_per_kimg
 from sgan.data import Dataset, DataWarning, load_dataset
+from sgan.lock import refuse_ranks
 from sgan.presets import PRESETS, gflop_text
 from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
@@ -46,39 +48,63 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
         The run folder.
 
     Raises:
+        FolderInUse: another process is at work in outdir.
         ChangedOptions: outdir holds a run with other options or other data.
         CheckpointError: its newest state is damaged.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
         FloatingPointError: a loss, a parameter or a sample is not finite; the last good state is kept.
-        ValueError: unknown data, a class without an image, or options that describe no network.
+        ValueError: unknown data, a class without an image, options that describe no network, or several ranks.
     """
+    refuse_ranks()
     console = console or Console(quiet=True)
     folder = RunFolder(outdir)
+    folder.check(options)
+    # Before there is a folder: what cannot be trained or measured has none.
+    new = None if folder.exists else start(options, folder, console)
+    with folder.hold() as note:
+        # One that another process has started in the meantime is resumed, too.
+        session = resume(options, folder, console) if new is None or folder.exists else new
+        if session is not None:
+            session.notes += [] if note is None else [note]
+            session.begin()
+    return folder
+
+
+def start(options: Options, folder: RunFolder, console: Console) -> Session:
+    """A new run, of which nothing is written yet."""
+    trainer = Trainer(options, load_data(options, folder))
+    origin = None if options.init_from is None else start_from(trainer, Path(options.init_from))
+    return Session(trainer, folder, console, resumed_from=None, origin=origin)
+
+
+def resume(options: Options, folder: RunFolder, console: Console) -> Session | None:
+    """The run in a folder that this process holds, at its newest state; None, and a line, if it has finished.
+
+    One that was killed before its first state starts again.
+    """
     folder.check(options)
     state = folder.read_state()
     moved = folder.moved_data(options)
     if state is not None and state.images_seen >= options.kimg * 1000 and moved is None:
         seen = f"{state.images_seen / 1000:.1f} kimg of {options.kimg}"
-        print_line(console, f"Finished already: {outdir} has seen {seen}. A larger --kimg extends it.")
-        return folder
-    trainer = Trainer(options, load_data(options, folder))
-    origin = folder.recorded_origin()
-    if state is not None:
+        print_line(console, f"Finished already: {folder.path} has seen {seen}. A larger --kimg extends it.")
+        return None
+    if state is None:
+        session = start(options, folder, console)
+    else:
+        trainer = Trainer(options, load_data(options, folder))
         trainer.load_state(state.tensors)
-    elif options.init_from is not None:
-        origin = start_from(trainer, Path(options.init_from))
-    session = Session(trainer, folder, console, resumed_from=state)
-    changes = [] if state is None else folder.changed_environment(environment())
-    folder.forget_after(-1 if state is None else trainer.images_seen)
-    folder.open(options, describe(trainer) | ({} if origin is None else {"origin": origin}))
-    if changes:
-        session.say(
-            f"warning: {'; '.join(changes)}: from here on the run is not the one, bit for bit, that it would have been."
-        )
+        session = Session(trainer, folder, console, resumed_from=state, origin=folder.recorded_origin())
+        changes = folder.changed_environment(environment())
+        if changes:
+            session.notes.append(
+                f"warning: {'; '.join(changes)}: from here on the run is not the one, bit for bit, that it would have "
+                "been."
+            )
     if moved is not None:
-        session.say(f"the data is now {options.data}, was {moved}: the same images")
-    session.run()
-    return folder
+        session.notes.append(f"the data is now {options.data}, was {moved}: the same images")
+    folder.forget_after(-1 if state is None else state.images_seen)
+    return session
 
 
 def load_data(options: Options, folder: RunFolder) -> Dataset:
@@ -113,11 +139,18 @@ class Session:
     """The loop around a trainer: ticks, files, and what is printed.
 
     `resumed_from` is the state that the trainer has loaded; None for a run that has written none yet, which starts with
-    the reference and a tick at kimg 0.
+    the reference and a tick at kimg 0. `origin` is what it was started from (`sgan.warm_start`), None for random
+    networks. `notes` are lines to say at the start.
     """
 
     def __init__(
-        self, trainer: Trainer, folder: RunFolder, console: Console, *, resumed_from: SavedState | None
+        self,
+        trainer: Trainer,
+        folder: RunFolder,
+        console: Console,
+        *,
+        resumed_from: SavedState | None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.trainer = trainer
         self.options = trainer.options
@@ -130,6 +163,17 @@ class Session:
         self.started = time.monotonic()
         self.tick_scalars: list[dict[str, Tensor]] = []
         self.tick_step_s = 0.0
+        self.notes: list[str] = []
+        self.origin = origin
+
+    def begin(self) -> None:
+        """Record what is trained in the folder, which this process holds, say the notes, and train."""
+        self.folder.open(
+            self.options, describe(self.trainer) | ({} if self.origin is None else {"origin": self.origin})
+        )
+        for note in self.notes:
+            self.say(note)
+        self.run()
 
     def run(self) -> None:
         """Train until options.kimg, with a tick at kimg 0 (of a new run), every options.tick kimg and at the end."""
@@ -353,6 +397,7 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
     Raises:
         ChangedOptions, CheckpointError, ValueError: as `train`.
     """
+    refuse_ranks()
     folder = RunFolder(outdir)
     folder.check(options)
     dataset = load_data(options, folder)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sgan.config import BACKENDS, parse_option, resolve
 from sgan.listing import print_presets
+from sgan.lock import FolderInUse
 from sgan.presets import PRESETS
 
 __all__ = ["main"]
@@ -149,7 +150,7 @@ def main(
     except Interrupted as stop:
         console.print(f"{stop}. Run the same command again to resume.", highlight=False)
         sys.exit(130)
-    except (CheckpointError, FloatingPointError, OSError, ValueError) as error:
+    except (CheckpointError, FloatingPointError, FolderInUse, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
