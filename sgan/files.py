@@ -14,11 +14,16 @@ LEFTOVERS = ".*.tmp"  # what a killed process leaves of `write_atomic`
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of folders, on some network file systems
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, keep: Path | None = None) -> None:
     """Write a file through a temporary neighbour and a rename, so that `path` is never half written.
 
     The content, and then the folder that names it, are on the disk when this returns. The neighbour does not stay
     behind, whatever is raised; a killed process leaves it to `remove_leftovers`.
+
+    Args:
+        path: file to write; its folder must exist.
+        content: all of it.
+        keep: where the file that was there goes, in the same folder, once the new one is on the disk; None: nowhere.
 
     Raises:
         OSError: it cannot be written, with the name of the file: no space is left, for example.
@@ -30,6 +35,8 @@ def write_atomic(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                os.replace(path, keep)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from sgan.files import write_atomic
 
 MIN_TILE = 56  # pixels: a 28 x 28 digit is drawn twice as large
 
@@ -39,7 +43,14 @@ def save_grid(
     tiles[:count] = pixels
     grid = tiles.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     grid = grid.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    Image.fromarray(grid.squeeze(2).numpy() if channels == 1 else grid.numpy()).save(path, format="PNG")
+    write_png(Path(path), Image.fromarray(grid.squeeze(2).numpy() if channels == 1 else grid.numpy()))
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write an image as a PNG file, whole or not at all; an OSError names the file."""
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    write_atomic(path, content.getvalue())
 
 
 def class_rows(num_classes: int, columns: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sgan.checkpoints import CheckpointError
+from sgan.files import write_atomic
+from sgan.grids import write_png
 from sgan.runs import read_json_lines
 
 __all__ = ["Curve", "Floor", "draw_curves", "draw_grids", "main", "read_curve"]
@@ -132,7 +135,9 @@ def draw_curves(curves: list[Curve], metric: str, path: Path) -> None:
     axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    write_atomic(path, content.getvalue())
 
 
 def draw_grids(runs: list[Path], path: Path) -> None:
@@ -155,7 +160,7 @@ def draw_grids(runs: list[Path], path: Path) -> None:
         sheet.paste(image, (left, LABEL_HEIGHT))
         draw.text((left + image.width // 2, LABEL_HEIGHT // 2), name, fill="black", font=font, anchor="mm")
         left += image.width + GAP
-    sheet.save(path)
+    write_png(path, sheet)
 
 
 def last_grid(run: Path) -> Path:

@@ -10,11 +10,13 @@ reals.png, fakesNNNNNN.png          one class per row, points over real ones, or
 network-snapshot-NNNNNN.safetensors averaged generator and discriminator
 .lock                               while a process is at work here: which one
 training-state.safetensors          everything training continues from; always the newest
+training-state-previous.safetensors the one before it, from which a run goes on if the newest one has been altered
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,13 +39,16 @@ class ChangedOptions(ValueError):
 
 
 class SavedState(NamedTuple):
-    """What training-state.safetensors holds.
+    """What training-state.safetensors, or the one before it, holds.
 
-    tensors: what the trainer continues from. elapsed_s: seconds the run had taken.
+    tensors: what the trainer continues from. elapsed_s: seconds the run had taken. path: of the file. faults: of newer
+    ones, which cannot be used.
     """
 
     tensors: dict[str, Tensor]
     elapsed_s: float
+    path: Path
+    faults: tuple[str, ...] = ()
 
     @property
     def images_seen(self) -> int:
@@ -62,13 +67,14 @@ class RunFolder:
         self.path = path
         self.options_path = path / "training_options.json"
         self.state_path = path / "training-state.safetensors"
+        self.previous_path = path / "training-state-previous.safetensors"
         self.floor_path = path / "floor.json"
         self.log_path = path / "log.txt"
 
     @property
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self.options_path.exists()
+        return self.options_path.exists() or self.state_path.exists()
 
     @contextmanager
     def hold(self) -> Iterator[str | None]:
@@ -152,25 +158,40 @@ class RunFolder:
         self._write_json(self.options_path, {"options": asdict(options), **facts})
 
     def write_state(self, tensors: Mapping[str, Tensor], elapsed_s: float) -> None:
-        """Replace the state that training continues from; elapsed_s is the time the run has taken so far."""
-        checkpoints.write(self.state_path, tensors, {"elapsed_s": elapsed_s})
+        """Replace the state that training continues from, and keep the one before.
+
+        elapsed_s is the time the run has taken so far.
+        """
+        checkpoints.write(self.state_path, tensors, {"elapsed_s": elapsed_s}, keep=self.previous_path)
 
     def read_state(self) -> SavedState | None:
-        """The state to continue from, None if the run had not written one yet.
+        """The newest state that is as it was written, None if the run had not written one yet.
 
         Raises:
-            CheckpointError: the file is damaged.
+            CheckpointError: none of those there are is.
         """
-        if not self.state_path.exists():
+        if not self.state_path.exists() and not self.previous_path.exists():
             return None
-        try:
-            tensors, metadata = checkpoints.read(self.state_path)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{error}; the run in {self.path} cannot be resumed. Its snapshots and metrics are untouched: choose "
-                "another --outdir, or remove the folder to start again."
-            ) from error
-        return SavedState(tensors, float(metadata.get("elapsed_s", 0)))
+        faults: list[str] = []
+        for path in (self.state_path, self.previous_path):
+            try:
+                tensors, metadata = checkpoints.read(path)
+                return SavedState(tensors, float(metadata.get("elapsed_s", 0)), path, tuple(faults))
+            except CheckpointError as error:
+                faults.append(str(error))
+        raise CheckpointError(
+            f"{'; '.join(faults)}; the run in {self.path} cannot be resumed. Its snapshots and metrics are untouched: "
+            "choose another --outdir, or remove the folder to start again."
+        )
+
+    def continue_from(self, state: SavedState | None) -> None:
+        """Forget what a run wrote after the state that it continues from, None for none at all: altered states too.
+
+        To be called before anything is appended, or a line would be appended to a half-written one.
+        """
+        if state is not None and state.path != self.state_path:
+            os.replace(state.path, self.state_path)
+        self.forget_after(-1 if state is None else state.images_seen)
 
     def write_snapshot(self, kimg: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
         """Write network-snapshot-NNNNNN.safetensors; its metadata is enough to rebuild the networks."""
@@ -201,10 +222,7 @@ class RunFolder:
         append_line(self.log_path, line)
 
     def forget_after(self, images_seen: int) -> None:
-        """Drop stats and metrics that a run wrote after its last state: lines beyond this point, a half-written line.
-
-        To be called before anything is appended, or a line would be appended to a half-written one.
-        """
+        """Drop stats and metrics beyond this point, and a half-written line."""
         for path in [self.path / "stats.jsonl", *self.path.glob("metric-*.jsonl")]:
             if path.exists():
                 kept = [line for line in read_json_lines(path) if line["images"] <= images_seen]

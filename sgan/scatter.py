@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+from pathlib import Path
 
 from torch import Tensor
+
+from sgan.files import write_atomic
 
 __all__ = ["POINTS_SHOWN", "save_scatter"]
 
@@ -40,4 +44,6 @@ def save_scatter(points: Tensor, path: str | os.PathLike[str], *, behind: Tensor
     axes.scatter(behind[:, 0], behind[:, 1], s=6, color="0.75", linewidths=0)
     axes.scatter(points[:, 0], points[:, 1], s=4, color="tab:blue", linewidths=0)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-    figure.savefig(path, format="png", metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    write_atomic(Path(path), content.getvalue())

@@ -50,7 +50,7 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
     Raises:
         FolderInUse: another process is at work in outdir.
         ChangedOptions: outdir holds a run with other options or other data.
-        CheckpointError: its newest state is damaged.
+        CheckpointError: both of its states are damaged.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
         FloatingPointError: a loss, a parameter or a sample is not finite; the last good state is kept.
         ValueError: unknown data, a class without an image, options that describe no network, or several ranks.
@@ -85,7 +85,8 @@ def resume(options: Options, folder: RunFolder, console: Console) -> Session | N
     folder.check(options)
     state = folder.read_state()
     moved = folder.moved_data(options)
-    if state is not None and state.images_seen >= options.kimg * 1000 and moved is None:
+    finished = state is not None and not state.faults and state.images_seen >= options.kimg * 1000
+    if state is not None and finished and moved is None:
         seen = f"{state.images_seen / 1000:.1f} kimg of {options.kimg}"
         print_line(console, f"Finished already: {folder.path} has seen {seen}. A larger --kimg extends it.")
         return None
@@ -95,6 +96,11 @@ def resume(options: Options, folder: RunFolder, console: Console) -> Session | N
         trainer = Trainer(options, load_data(options, folder))
         trainer.load_state(state.tensors)
         session = Session(trainer, folder, console, resumed_from=state, origin=folder.recorded_origin())
+        if state.faults:
+            session.notes.append(
+                f"warning: {'; '.join(state.faults)}. The run continues from the state before it, {state.path.name}, "
+                f"at {state.images_seen / 1000:.1f} kimg: what it did since is repeated."
+            )
         changes = folder.changed_environment(environment())
         if changes:
             session.notes.append(
@@ -103,7 +109,7 @@ def resume(options: Options, folder: RunFolder, console: Console) -> Session | N
             )
     if moved is not None:
         session.notes.append(f"the data is now {options.data}, was {moved}: the same images")
-    folder.forget_after(-1 if state is None else state.images_seen)
+    folder.continue_from(state)
     return session
 
 
@@ -168,9 +174,8 @@ class Session:
 
     def begin(self) -> None:
         """Record what is trained in the folder, which this process holds, say the notes, and train."""
-        self.folder.open(
-            self.options, describe(self.trainer) | ({} if self.origin is None else {"origin": self.origin})
-        )
+        origin = {} if self.origin is None else {"origin": self.origin}
+        self.folder.open(self.options, describe(self.trainer) | origin)
         for note in self.notes:
             self.say(note)
         self.run()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from rich.console import Console
 
 from sgan import checkpoints
 from sgan.checkpoints import CheckpointError
@@ -57,7 +61,8 @@ def test_a_run_writes_every_file(finished: Path) -> None:
     metrics = {f"metric-{kind}_digits.jsonl" for kind in kinds}
     grids = {"reals.png", *(f"fakes{kimg:06d}.png" for kimg in range(3))}
     snapshots = {f"network-snapshot-{kimg:06d}.safetensors" for kimg in range(3)}
-    others = {"training_options.json", "log.txt", "stats.jsonl", "floor.json", "training-state.safetensors"}
+    states = {"training-state.safetensors", "training-state-previous.safetensors"}
+    others = {"training_options.json", "log.txt", "stats.jsonl", "floor.json", *states}
     assert names == metrics | grids | snapshots | others
 
 
@@ -179,12 +184,83 @@ def test_other_data_is_refused(tiny: Options, finished: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kept", [0, 100, -1])
-def test_a_damaged_state_is_named(tiny: Options, finished: Path, tmp_path: Path, kept: int) -> None:
+def test_a_damaged_state_is_named_and_the_one_before_is_used(
+    tiny: Options, finished: Path, tmp_path: Path, kept: int
+) -> None:
+    """Cut short after the run had finished: what came after the state before it is repeated, bit for bit."""
     run = copied(finished, tmp_path / "run")
     state = run / "training-state.safetensors"
     state.write_bytes(state.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=r"training-state\.safetensors is damaged or incomplete"):
+    console = Console(file=io.StringIO(), width=1000)
+    train(tiny, run, console)
+    said = rf"warning: {state} is damaged or incomplete .* training-state-previous\.safetensors, at 1\.0 kimg"
+    for text in (console.file.getvalue(), (run / "log.txt").read_text()):  # type: ignore[attr-defined]  # a StringIO
+        assert re.search(said, text)
+    assert_same_run(run, finished)
+    assert [line["kimg"] for line in read_json_lines(run / "stats.jsonl")] == [0, 1, 2]
+
+
+def test_the_state_before_takes_the_place_of_an_altered_one(tiny: Options, finished: Path, tmp_path: Path) -> None:
+    """An altered one is never kept as the one before."""
+    run = copied(finished, tmp_path / "run")
+    (run / "training-state.safetensors").write_bytes(b"")
+    folder = RunFolder(run)
+    state = folder.read_state()
+    assert state is not None
+    folder.continue_from(state)
+    folder.write_state(state.tensors, 0.0)
+    checkpoints.read(folder.state_path)
+    checkpoints.read(folder.previous_path)
+    assert [line["kimg"] for line in read_json_lines(run / "metric-fid_digits.jsonl")] == [0, 1]
+
+
+def test_a_run_killed_between_the_renames_of_its_states_has_one(finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    (run / "training-state.safetensors").rename(run / "training-state-previous.safetensors")
+    state = RunFolder(run).read_state()
+    assert state is not None
+    assert state.images_seen == 2000
+    assert "training-state.safetensors does not exist" in state.faults[0]
+
+
+def test_two_damaged_states_are_named(tiny: Options, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    for name in ("training-state", "training-state-previous"):
+        (run / f"{name}.safetensors").write_bytes(b"nothing")
+    both = r"training-state\.safetensors is damaged .*training-state-previous\.safetensors is damaged"
+    with pytest.raises(CheckpointError, match=both):
         train(tiny, run)
+
+
+def test_a_state_without_its_options_is_not_continued(tiny: Options, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    (run / "training_options.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"training_options\.json"):
+        train(tiny, run)
+
+
+def test_a_full_disk_names_the_file_and_costs_nothing(
+    tiny: Options, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space for any of the files of the last tick, in turn; then there is space again."""
+    fsync = os.fsync
+    train(replace(tiny, kimg=1), tmp_path / "one")
+    for name in ("fakes000002.png", "network-snapshot-000002.safetensors", "training-state.safetensors"):
+        run = copied(tmp_path / "one", tmp_path / name)
+        wanted = run / f".{name}.tmp"
+
+        def full(file: int, wanted: Path = wanted) -> None:
+            if wanted.exists() and os.path.samestat(os.fstat(file), os.stat(wanted)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(file)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match=rf"No space left on device: '{run / name}'"):
+                train(tiny, run)
+        assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+        train(tiny, run)
+        assert_same_run(run, finished)
 
 
 def test_a_state_of_other_networks_is_named(tiny: Options, finished: Path, tmp_path: Path) -> None:
