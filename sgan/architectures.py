@@ -150,6 +150,7 @@ class PerceptronGeneratorRow:
             component's one-hot vector beside z) or "ensemble" (a network per component).
     """
 
+    conditional: ClassVar[bool] = False
     source: str
     widths: Widths
     activation: str
@@ -168,6 +169,7 @@ class PerceptronGeneratorRow:
 class PerceptronDiscriminatorRow:
     """A multilayer perceptron from an image or a point to a score, without labels; attributes as above."""
 
+    conditional: ClassVar[bool] = False
     source: str
     widths: Widths
     activation: str
@@ -191,6 +193,7 @@ class UNetRow:
     """
 
     kind: ClassVar[str] = "pairs"
+    conditional: ClassVar[bool] = False
     source: str
     widths: Widths
     dropout: float = 0.5
@@ -207,6 +210,7 @@ class PatchDiscriminatorRow:
     """
 
     kind: ClassVar[str] = "pairs"
+    conditional: ClassVar[bool] = False
     source: str
     widths: Widths
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sgan.files import write_atomic
 
 MIN_TILE = 56  # pixels: a 28 x 28 digit is drawn twice as large
+LARGEST_TEXT = 16  # pixels
+LONGEST_NAME = 160
+MARGIN_GAP = 6
 
 
 def save_grid(
-    images: Tensor, path: str | os.PathLike[str], *, columns: int | None = None, scale: int | None = None
+    images: Tensor,
+    path: str | os.PathLike[str],
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    row_names: Sequence[str] = (),
 ) -> None:
     """Write images as one PNG, row by row, without gaps, as StyleGAN3's training grids are.
 
@@ -25,10 +35,12 @@ def save_grid(
         path: file to write; its folder must exist.
         columns: images per row; None: the smallest number whose square is at least N. An incomplete last row is filled
             with the darkest value.
+        row_names: of the rows, drawn in a margin left of them and cut where they are long; none: no margin.
         scale: integer factor, every pixel becomes scale x scale; None: the smallest that makes a tile 56 pixels wide.
 
     Raises:
-        ValueError: `images` has another shape or no images, or `columns` or `scale` is less than 1.
+        ValueError: `images` has another shape or no images, `columns` or `scale` is less than 1, or there is not a name
+            for each row.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
         raise ValueError(f"save_grid: images must be (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}")
@@ -38,12 +50,38 @@ def save_grid(
     if columns < 1 or scale < 1:
         raise ValueError(f"save_grid: columns and scale must be at least 1, got {columns} and {scale}")
     rows = -(-count // columns)
+    if row_names and len(row_names) != rows:
+        raise ValueError(f"save_grid: row_names must be {rows} names, got {len(row_names)}")
     pixels = ((images.detach().cpu().to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     tiles = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
     tiles[:count] = pixels
     grid = tiles.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     grid = grid.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    write_png(Path(path), Image.fromarray(grid.squeeze(2).numpy() if channels == 1 else grid.numpy()))
+    picture = Image.fromarray(grid.squeeze(2).numpy() if channels == 1 else grid.numpy())
+    write_png(Path(path), with_row_names(picture, row_names) if row_names else picture)
+
+
+def with_row_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
+    """The grid with a white margin at its left that names its rows, each beside the middle of its row."""
+    height = grid.height / len(names)
+    font = ImageFont.load_default(size=min(LARGEST_TEXT, height * 0.8))
+    texts = [_cut(name, font) for name in names]
+    margin = math.ceil(max(font.getlength(text) for text in texts)) + 2 * MARGIN_GAP
+    picture = Image.new(grid.mode, (margin + grid.width, grid.height), "white")
+    picture.paste(grid, (margin, 0))
+    draw = ImageDraw.Draw(picture)
+    for row, text in enumerate(texts):
+        draw.text((margin - MARGIN_GAP, (row + 0.5) * height), text, fill="black", font=font, anchor="rm")
+    return picture
+
+
+def _cut(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """The name in one line, or as much of its beginning as LONGEST_NAME pixels hold, with dots."""
+    text = " ".join(name.split())
+    if font.getlength(text) <= LONGEST_NAME:
+        return text
+    end = next(end for end in range(len(text) - 1, -1, -1) if font.getlength(f"{text[:end]}...") <= LONGEST_NAME)
+    return f"{text[:end]}..."
 
 
 def write_png(path: Path, image: Image.Image) -> None:

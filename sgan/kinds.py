@@ -22,7 +22,7 @@ from sgan.grids import class_rows, first_of_each, save_grid
 from sgan.metrics import Evaluator, PairEvaluator, PointEvaluator
 from sgan.scatter import POINTS_SHOWN, save_scatter
 
-__all__ = ["GRID_COLUMNS", "KINDS", "Kind", "Measures", "Picture", "kind_of"]
+__all__ = ["GRID_COLUMNS", "KINDS", "Kind", "Measures", "Picture", "blind_players", "kind_of", "sees_labels"]
 
 GRID_COLUMNS = 10
 PAIRS_SHOWN = 4
@@ -59,7 +59,7 @@ class Kind:
         fits: whether a data set is one.
         condition: what both players are given beside latents and samples, of the set's samples at these indices.
         evaluator: (data set, feature network, device) to the metrics.
-        picture: of a data set.
+        picture: of a data set, and whether the generator sees its labels.
         fixed: options that mean nothing to the networks of this kind, and the values that they must keep.
     """
 
@@ -67,7 +67,7 @@ class Kind:
     fits: Callable[[Dataset], bool]
     condition: Callable[[ImageSet, Tensor], Tensor]
     evaluator: Callable[[Dataset, str, str], Measures]
-    picture: Callable[[Dataset], Picture]
+    picture: Callable[[Dataset, bool], Picture]
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, options: Options, dataset: Dataset) -> None:
@@ -108,21 +108,38 @@ def _sources(part: ImageSet, indices: Tensor) -> Tensor:
     return part.paired_batch(indices)
 
 
-def _class_rows(dataset: Dataset) -> Picture:
-    """One class per row."""
+def sees_labels(options: Options, num_classes: int) -> bool:
+    """Whether the generator is told the class of a sample: of several, and if its row asks for it."""
+    return GENERATORS[options.generator].conditional and num_classes > 1
+
+
+def blind_players(options: Options) -> list[str]:
+    """The players whose networks see no labels, as their rows are."""
+    rows = {"generator": GENERATORS[options.generator], "discriminator": DISCRIMINATORS[options.discriminator]}
+    return [player for player, row in rows.items() if not row.conditional]
+
+
+def _grid(dataset: Dataset, by_class: bool) -> Picture:
+    """One class per row, with its name; of a generator without labels a square of samples, and as many real images."""
+    if not by_class:
+        count = min(GRID_COLUMNS**2, len(dataset.train))
+        spread = torch.arange(count) * len(dataset.train) // count  # over the files' order, which may be by class
+        condition = torch.zeros(GRID_COLUMNS**2, dtype=torch.int64)
+        return Picture(condition, dataset.train.batch(spread), partial(save_grid, columns=GRID_COLUMNS))
     first = first_of_each(dataset.train.labels, dataset.num_classes, GRID_COLUMNS)
     condition = class_rows(dataset.num_classes, GRID_COLUMNS)
-    return Picture(condition, dataset.train.batch(first), partial(save_grid, columns=GRID_COLUMNS))
+    draw = partial(save_grid, columns=GRID_COLUMNS, row_names=dataset.class_names)
+    return Picture(condition, dataset.train.batch(first), draw)
 
 
-def _scatter(dataset: Dataset) -> Picture:
+def _scatter(dataset: Dataset, by_class: bool) -> Picture:
     """Samples, or held-out points in their place, over training points in grey."""
     condition = torch.zeros(POINTS_SHOWN, dtype=torch.int64)
     behind = dataset.train.batch(slice(POINTS_SHOWN))
     return Picture(condition, dataset.test.batch(slice(POINTS_SHOWN)), partial(save_scatter, behind=behind))
 
 
-def _translations(dataset: Dataset) -> Picture:
+def _translations(dataset: Dataset, by_class: bool) -> Picture:
     """A held-out pair per row: source, sample, target."""
     sources, targets = dataset.test.paired_batch(slice(PAIRS_SHOWN)), dataset.test.batch(slice(PAIRS_SHOWN))
 
@@ -138,7 +155,7 @@ KINDS: dict[str, Kind] = {
         fits=lambda dataset: dataset.law is None,
         condition=_labels,
         evaluator=lambda dataset, features, device: Evaluator(dataset, features, device=device),
-        picture=_class_rows,
+        picture=_grid,
         fixed={"l1_weight": 0.0},
     ),
     "points": Kind(

@@ -19,12 +19,13 @@ from torch import Tensor
 from sgan.config import Options, command_line
 from sgan.cost import flop_per_kimg
 from sgan.data import Dataset, DataWarning, load_dataset
+from sgan.kinds import KINDS, blind_players, kind_of, sees_labels
 from sgan.lock import refuse_ranks
 from sgan.presets import PRESETS, gflop_text
 from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
 from sgan.sizes import lost_stages
-from sgan.trainer import Trainer, parameter_count
+from sgan.trainer import Trainer, embeds_one_class, parameter_count
 from sgan.warm_start import start_from
 
 __all__ = ["Interrupted", "Session", "preview", "train"]
@@ -93,7 +94,8 @@ def resume(options: Options, folder: RunFolder, console: Console) -> Session | N
     if state is None:
         session = start(options, folder, console)
     else:
-        trainer = Trainer(options, load_data(options, folder))
+        embeds = embeds_one_class(state.tensors)
+        trainer = Trainer(options, load_data(options, folder), embed_one_class=embeds)
         trainer.load_state(state.tensors)
         session = Session(trainer, folder, console, resumed_from=state, origin=folder.recorded_origin())
         if state.faults:
@@ -164,7 +166,8 @@ class Session:
         self.console = console
         self.is_new = resumed_from is None
         self.evaluator = trainer.kind.evaluator(trainer.dataset, self.options.features, self.options.device)
-        self.picture = trainer.kind.picture(trainer.dataset)
+        by_class = sees_labels(self.options, trainer.dataset.num_classes)
+        self.picture = trainer.kind.picture(trainer.dataset, by_class)
         self.elapsed_before_s = 0.0 if resumed_from is None else resumed_from.elapsed_s
         self.started = time.monotonic()
         self.tick_scalars: list[dict[str, Tensor]] = []
@@ -339,7 +342,11 @@ class Session:
 def describe(trainer: Trainer) -> dict[str, Any]:
     """Facts about the data and the networks that belong beside the options."""
     return {
-        "dataset": {"name": trainer.dataset.name, **trainer.dataset.built},
+        "dataset": {
+            "name": trainer.dataset.name,
+            "class_names": trainer.dataset.class_names,
+            **trainer.dataset.built,
+        },
         "generator": {
             "parameters": parameter_count(trainer.generator),
             **trainer.generator.sizes(),
@@ -355,7 +362,21 @@ def describe(trainer: Trainer) -> dict[str, Any]:
 def remarks(trainer: Trainer) -> list[str]:
     """Lines about what a user may not have meant: of the data, and of networks that its size makes shallow."""
     shallow = lost_stages(trainer.options.generator, trainer.dataset.resolution)
-    return [*(f"data: {note}" for note in trainer.dataset.notes), *([] if shallow is None else [shallow])]
+    labels = label_remarks(trainer.options, trainer.dataset)
+    return [*(f"data: {note}" for note in trainer.dataset.notes), *labels, *([] if shallow is None else [shallow])]
+
+
+def label_remarks(options: Options, dataset: Dataset) -> list[str]:
+    """What the networks make of the labels, where that is not what the data would let expect."""
+    blind = blind_players(options)
+    if not dataset.is_labelled or not blind or kind_of(options) is not KINDS["images"]:
+        return []
+    who = "networks see" if len(blind) == 2 else f"{blind[0]} sees"
+    rows = "; rows of grids are not classes" if "generator" in blind else ""
+    return [
+        f"The {who} no labels with {options.preset}: the {dataset.num_classes} classes of {dataset.name} are trained "
+        f"on as one set{rows}"
+    ]
 
 
 def environment() -> dict[str, Any]:
@@ -369,6 +390,7 @@ def snapshot_metadata(trainer: Trainer) -> dict[str, Any]:
     return {
         "options": asdict(trainer.options),
         "images": trainer.images_seen,
+        "class_names": dataset.class_names,
         "shape": {
             "resolution": dataset.resolution,
             "channels": dataset.channels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ __all__ = [
     "Trainer",
     "build_discriminator",
     "build_generator",
+    "embeds_one_class",
     "parameter_count",
     "update_average",
 ]
@@ -50,8 +52,13 @@ AnyDiscriminator = FeatureDiscriminator | PatchDiscriminator
 EMA_RAMP_UP = 0.05  # the average's half-life is at most this fraction of the images seen so far, as in StyleGAN2
 
 
-def build_generator(options: Options, *, resolution: int, channels: int, num_classes: int) -> AnyGenerator:
+def build_generator(
+    options: Options, *, resolution: int, channels: int, num_classes: int, embed_one_class: bool = False
+) -> AnyGenerator:
     """The generator that the options describe, for images of this shape, or for points.
+
+    With one class it sees no labels, whatever its row: an embedding of one class would be a constant. `embed_one_class`
+    gives it one all the same, as versions before did, whose files hold it.
 
     Raises:
         ValueError: a row that this group, shape or latent law does not fit.
@@ -79,6 +86,7 @@ def build_generator(options: Options, *, resolution: int, channels: int, num_cla
         return PerceptronGenerator(architecture=row, **common)
     return Generator(
         architecture=row,
+        conditional=None if num_classes > 1 or embed_one_class else False,
         label_dim=options.label_dim,
         norm_momentum=options.norm_momentum,
         faithful=options.faithful,
@@ -87,8 +95,12 @@ def build_generator(options: Options, *, resolution: int, channels: int, num_cla
     )
 
 
-def build_discriminator(options: Options, *, resolution: int, channels: int, num_classes: int) -> AnyDiscriminator:
+def build_discriminator(
+    options: Options, *, resolution: int, channels: int, num_classes: int, embed_one_class: bool = False
+) -> AnyDiscriminator:
     """The discriminator that the options describe, for images of this shape, or for points.
+
+    With one class it sees no labels, as in `build_generator`.
 
     Raises:
         ValueError: a row that this group or shape does not fit.
@@ -109,11 +121,18 @@ def build_discriminator(options: Options, *, resolution: int, channels: int, num
     return Discriminator(
         architecture=row,
         num_classes=num_classes,
+        conditional=None if num_classes > 1 or embed_one_class else False,
         projected=options.projected,
         faithful=options.faithful,
         backend=options.backend,
         **common,
     )
+
+
+def embeds_one_class(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the networks of a snapshot or state of one class embed it."""
+    embedding = re.compile(r"(average|discriminator\.head)\.embed\.weight")
+    return any(embedding.fullmatch(name) and 1 in tensor.shape for name, tensor in tensors.items())
 
 
 def _refuse(options: Options, *names: str) -> None:
@@ -165,6 +184,7 @@ class Trainer:
         options: what to train.
         dataset: to train on.
         recorder: records the steps; None: CUDA's on a CUDA device, if the options let it.
+        embed_one_class: as in `build_generator`.
 
     Attributes:
         generator, discriminator: the players.
@@ -176,14 +196,17 @@ class Trainer:
         ValueError: options that describe no network, or a data set that does not fit them.
     """
 
-    def __init__(self, options: Options, dataset: Dataset, *, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, options: Options, dataset: Dataset, *, recorder: Recorder | None = None, embed_one_class: bool = False
+    ) -> None:
         self.options = options
         self.kind = kind_of(options)
         self.kind.check(options, dataset)
         self.device = torch.device(options.device)
         self.dataset = dataset
         self.train_set = dataset.train.to(self.device)
-        shape = {"resolution": dataset.resolution, "channels": dataset.channels, "num_classes": dataset.num_classes}
+        shape: dict[str, Any] = {"resolution": dataset.resolution, "channels": dataset.channels}
+        shape |= {"num_classes": dataset.num_classes, "embed_one_class": embed_one_class}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.generator = build_generator(options, **shape).to(self.device)
