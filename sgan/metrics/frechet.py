@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """The Gaussian with a feature set's mean and unbiased covariance S, float64 on the CPU.
+
+    mean: (D,). root: (R, D) with root^T root = S, R = min(N, D). variance: tr S.
+    """
+
+    mean: Tensor
+    root: Tensor
+    variance: float
 
 
 def frechet_distance(real_features: Tensor, fake_features: Tensor) -> float:
@@ -24,35 +37,56 @@ def frechet_distance(real_features: Tensor, fake_features: Tensor) -> float:
     Raises:
         ValueError: another shape, fewer than 2 rows, or a value that is not finite.
     """
-    for name, features in (("real_features", real_features), ("fake_features", fake_features)):
-        if features.ndim != 2 or len(features) < 2:
-            raise ValueError(f"frechet_distance: {name} must be (N, D) with N >= 2, got {tuple(features.shape)}")
-        if not features.isfinite().all():
-            raise ValueError(f"frechet_distance: {name} must be finite, got NaN or infinity")
-    if real_features.shape[1] != fake_features.shape[1]:
+    if real_features.ndim == fake_features.ndim == 2 and real_features.shape[1] != fake_features.shape[1]:
         dims = f"{real_features.shape[1]} and {fake_features.shape[1]}"
         raise ValueError(f"frechet_distance: both sets must have one feature dimension D, got {dims}")
-    mean1, covariance1 = _moments(real_features)
-    mean2, covariance2 = _moments(fake_features)
-    return gaussian_frechet_distance(mean1, covariance1, mean2, covariance2)
+    return distance_of_moments(moments(real_features, "real_features"), moments(fake_features, "fake_features"))
+
+
+def moments(features: Tensor, name: str = "features") -> Moments:
+    """Return the moments of (N, D) features, N >= 2, to be kept for several distances.
+
+    With fewer samples than features the root is the centred samples themselves, N rows: exact, and the distance then
+    costs the singular values of a matrix with that many rows in place of D.
+
+    Raises:
+        ValueError: another shape, fewer than 2 rows, or a value that is not finite.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"frechet_distance: {name} must be (N, D) with N >= 2, got {tuple(features.shape)}")
+    if not features.isfinite().all():
+        raise ValueError(f"frechet_distance: {name} must be finite, got NaN or infinity")
+    x = features.detach().cpu().to(torch.float64)
+    mean = x.mean(0)
+    centred = x - mean
+    if len(x) < x.shape[1]:
+        root = centred / (len(x) - 1) ** 0.5
+        return Moments(mean, root, float(root.square().sum()))
+    covariance = centred.T @ centred / (len(x) - 1)
+    return Moments(mean, _root(covariance), float(covariance.trace()))
+
+
+def distance_of_moments(first: Moments, second: Moments) -> float:
+    """Squared Frechet distance of two Gaussians.
+
+    tr (S1 S2)^(1/2) is the sum of the singular values of A = root1 root2^T: S1 S2 = root1^T A root2 has the non-zero
+    eigenvalues of A root2 root1^T = A A^T.
+    """
+    trace_root = torch.linalg.svdvals(first.root @ second.root.T).sum()
+    distance = float((first.mean - second.mean).square().sum()) + first.variance + second.variance
+    return max(0.0, distance - 2 * float(trace_root))
 
 
 def gaussian_frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
     """Squared Frechet distance of two Gaussians, from (D,) means and (D, D) symmetric covariances, float64.
 
-    tr (S1 S2)^(1/2) is the sum of the singular values of S1^(1/2) S2^(1/2), since S1 S2 is similar to A A^T with
-    A = S1^(1/2) S2^(1/2). Both roots come from symmetric eigenvalues, negative rounding errors set to 0.
+    Roots come from symmetric eigenvalues, negative rounding errors set to 0.
     """
-    trace_root = torch.linalg.svdvals(_root(covariance1) @ _root(covariance2)).sum()
-    distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * trace_root
-    return max(0.0, float(distance))
-
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    x = features.detach().cpu().to(torch.float64)
-    mean = x.mean(0)
-    centred = x - mean
-    return mean, centred.T @ centred / (len(x) - 1)
+    first, second = (
+        Moments(mean, _root(covariance), float(covariance.trace()))
+        for mean, covariance in ((mean1, covariance1), (mean2, covariance2))
+    )
+    return distance_of_moments(first, second)
 
 
 def _root(covariance: Tensor) -> Tensor:
