@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from sgan.data import DIGITS, Dataset, load_dataset
-from sgan.metrics import FeatureExtractor, load_features
-from sgan.metrics.features import NETWORKS, to_grey_28
+from sgan.metrics import FeatureExtractor, frechet_distance, load_features
+from sgan.metrics.features import NETWORKS, load_shipped, to_grey, to_grey_28, views
 from sgan.metrics.train_features import accuracy, augment, digits_material, main, mnist_material, train
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def features(request: pytest.FixtureRequest) -> FeatureExtractor:
-    return load_features(request.param)
+    return load_shipped(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_shipped_accuracies_are_the_recorded_ones() -> None:
-    features = load_features("digits")
+    features = load_shipped("digits")
     for name in DIGITS:
         test = load_dataset(name).test
         correct = float((features.logits(test.batch(slice(None))).argmax(1) == test.labels).double().mean())
@@ -64,7 +64,7 @@ def test_shipped_accuracies_are_the_recorded_ones() -> None:
 
 def test_the_mnist_network_reads_digits_of_other_writers(rotated: Dataset) -> None:
     """MNIST is not here, but 1,438 digits that the network never saw are; their bitmaps are coarser."""
-    features = load_features("mnist")
+    features = load_shipped("mnist")
     assert float(features.metadata["accuracy mnist"]) > 0.99
     assert float(features.metadata["accuracy mnist-rotated"]) > 0.95
     for dataset in (load_dataset("digits"), rotated):
@@ -120,11 +120,42 @@ def test_resize_rule() -> None:
     assert (to_grey_28(checkerboard)[..., 1:-1] - 0.5).abs().max() < 0.01
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 28, 28)
     assert to_grey_28(red).mean() == pytest.approx(0.299)
-    assert load_features()(normal(2, 3, 40, 40)).shape == (2, 64)
+
+
+def test_views_of_colour_and_of_detail() -> None:
+    """What a grey image of 28 x 28 has is one view; colour adds two, and pixels beyond 28 x 28 one."""
+    shapes = {(1, 28): 1, (1, 12): 1, (1, 40): 2, (3, 28): 3, (3, 40): 4}
+    for (channels, side), count in shapes.items():
+        images = normal(2, channels, side, side)
+        assert len(views(images)) == count
+        assert load_features()(images).shape == (2, 64 * count)
+        assert load_features()(images[:0]).shape == (0, 64 * count)
+        torch.testing.assert_close(load_features()(images)[:, :64], load_features()(to_grey_28(images)))
+    grey = normal(2, 1, 40, 40).expand(2, 3, 40, 40)
+    assert [view[0].abs().max() for view in views(grey)[1:3]] == [0, 0]
+    corners = views(grey)[3]
+    assert torch.equal(corners[0], to_grey(grey)[..., :28, :28])
+    assert torch.equal(corners[3], to_grey(grey)[..., 12:, 12:])
+    mean = torch.stack([load_features()(corner) for corner in corners]).mean(0)
+    torch.testing.assert_close(load_features()(grey)[:, 192:], mean)
+
+
+def test_the_views_tell_colour_and_detail_apart() -> None:
+    """Of 28 x 28 pixels in grey both changes leave everything as it is, or nearly."""
+    images = (0.5 * normal(300, 3, 56, 56)).clamp(-1, 1)
+    first, second = images[:150], images[150:]
+    grey = to_grey(first).expand_as(first)
+    blurred = torch.nn.functional.avg_pool2d(first, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    features = load_features()
+    floor = frechet_distance(features(first), features(second))
+    for changed in (grey, blurred):
+        assert frechet_distance(features(first), features(changed)) > 5 * floor
+    in_grey = features(to_grey_28(first)), features(to_grey_28(grey))
+    assert frechet_distance(*in_grey) < 1e-6
 
 
 def test_bad_names_and_images() -> None:
-    with pytest.raises(ValueError, match="load_features: name must be one of digits, mnist, got 'inception'"):
+    with pytest.raises(ValueError, match="load_features: name must be one of digits, mnist, imagenet, got 'inception'"):
         load_features("inception")
     with pytest.raises(ValueError, match=r"images must be \(N, 1 or 3, H, W\), got \(2, 2, 28, 28\)"):
         load_features()(torch.zeros(2, 2, 28, 28))
