@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sgan.data import Dataset
-from sgan.metrics.evaluator import Evaluator
+from sgan.metrics.evaluator import Evaluator, Measurement, Seen
 
 __all__ = ["PairEvaluator"]
 
@@ -19,7 +19,7 @@ class PairEvaluator(Evaluator):
     """`Evaluator` of images made from the held-out pairs' sources, with l1_pixels beside its metrics.
 
     l1_pixels is the mean |G(source) - target| over pixels and pairs, pixels in [-1, 1] (lower is better); 0 is its
-    floor, what the targets themselves get.
+    floor, what the targets themselves get, and that of fid_test, which compares with these targets.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class PairEvaluator(Evaluator):
         """
         super().__init__(dataset, features_name, num_fakes=len(dataset.test), k=k, device=device)
 
-    def evaluate(self, generate: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def measure(self, generate: Callable[[Tensor], Tensor]) -> Measurement:
         """Translate every held-out source.
 
         Args:
             generate: maps (n, C, H, W) sources on the CPU to (n, C, H, W) images, pixels in [-1, 1] both.
 
         Returns:
-            What `Evaluator.evaluate` does, and l1_pixels.
+            What `Evaluator.measure` does, and l1_pixels.
 
         Raises:
             ValueError, FloatingPointError: as there.
@@ -57,13 +57,23 @@ class PairEvaluator(Evaluator):
             errors.append((images.cpu() - targets).abs().mean(dim=(1, 2, 3)))
             return images
 
-        results = super().evaluate(compared)
-        return {**results, "l1_pixels": float(torch.cat(errors).mean())}
+        measured = super().measure(compared)
+        return measured._replace(values={**measured.values, "l1_pixels": float(torch.cat(errors).mean())})
 
-    def floor(self) -> dict[str, float]:
+    def measure_floor(self) -> Measurement:
         """Return the same values for the targets instead of translations."""
-        return {**super().floor(), "l1_pixels": 0.0}
+        measured = super().measure_floor()
+        return measured._replace(values={**measured.values, "l1_pixels": 0.0})
 
     def _conditions(self) -> Iterator[Tensor]:
         for indices in torch.arange(self.num_fakes).split(BATCH):
             yield self._dataset.test.paired_batch(indices)
+
+    def _labels(self) -> Tensor:
+        return self._dataset.test.labels
+
+    def _perfect(self) -> Seen:
+        return self._test
+
+    def _describe(self) -> dict[str, object]:
+        return {**super()._describe(), "conditions": "the held-out pairs' sources"}

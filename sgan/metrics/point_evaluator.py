@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sgan.data import Dataset
 from sgan.divergences import energy_kernel, mmd_squared
+from sgan.metrics.evaluator import Measurement
 from sgan.metrics.modes import CONTENT, mode_coverage, rotation_symmetry
 from sgan.metrics.symmetry import law_symmetry
 
@@ -63,9 +64,17 @@ class PointEvaluator:
             raise FloatingPointError("PointEvaluator: generate must return finite points, got NaN or infinity")
         return self._compare(points)
 
+    def measure(self, generate: Callable[[Tensor], Tensor]) -> Measurement:
+        """As `evaluate`; points have one class."""
+        return Measurement(self.evaluate(generate), {})
+
     def floor(self) -> dict[str, float]:
         """Return the same values for as many held-out points: what a perfect generator would get."""
         return self._compare(self._held_out)
+
+    def measure_floor(self) -> Measurement:
+        """As `floor`; points have one class."""
+        return Measurement(self.floor(), {})
 
     def describe(self) -> dict[str, object]:
         """Return what every value of `evaluate` has to carry, ready for JSON."""
