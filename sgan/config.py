@@ -47,7 +47,7 @@ LOSSES = ("ra", "non-saturating", "saturating", "wasserstein", "hinge")  # and a
 SAN_LOSSES = LOSSES[1:]
 PENALTIES = ("none", "r1", "one-sided", "two-sided")
 SCHEDULES = ("alternating", "threshold", "fixed-threshold")
-FEATURES = ("digits", "mnist")
+FEATURES = ("digits", "mnist", "imagenet")
 HEADS = ("score", "san")
 NOISES = ("gaussian", "uniform")
 COMPONENT_RULES = ("uniform", "cyclic")
@@ -96,7 +96,8 @@ class Options:
         decay_from, decay_to: kimg between which both learning rates fall linearly to 0, None for constant ones.
         ema_kimg: half-life of the generator's moving average, in kimg; shorter in the beginning. None for no average.
         norm_momentum: torch's batch norm momentum of the generator, None for the published one.
-        features: network of the metrics, one of FEATURES.
+        features: network of the metrics, one of FEATURES. None lets the data choose when a run starts
+            (`sgan.metrics.choose_features`); what it chose is recorded, and a resumed run keeps it. Points have None.
         device: where to train.
         backend: gconv backend of every convolution, None to let gconv choose.
         init_from: snapshot, or run folder, whose networks a new run starts from (`sgan.warm_start`), None for new ones.
@@ -148,7 +149,7 @@ class Options:
     decay_to: float | None = None
     ema_kimg: float | None = 5.0
     norm_momentum: float | None = None
-    features: str = "digits"
+    features: str | None = None
     device: str = "cpu"
     backend: str | None = None
     init_from: str | None = None
@@ -188,7 +189,6 @@ class Options:
             ("discriminator", list(DISCRIMINATORS)),
             ("penalty", PENALTIES),
             ("schedule", SCHEDULES),
-            ("features", FEATURES),
             ("head", HEADS),
             ("noise", NOISES),
             ("component_rule", COMPONENT_RULES),
@@ -196,6 +196,7 @@ class Options:
         ):
             self._require(name, f"one of {', '.join(known)}", getattr(self, name) in known)
         self._require("loss", f"one of {', '.join(LOSSES)}, or alphaA with a number A > 1", _is_loss(self.loss))
+        self._require("features", f"one of {', '.join(FEATURES)}, or None", self.features in (None, *FEATURES))
         self._require("backend", f"one of {', '.join(BACKENDS)}, or None", self.backend in (None, *BACKENDS))
         if self.cuda_graph == "on":
             self._require("device", 'a CUDA device with cuda_graph "on"', self.device.startswith("cuda"))

@@ -19,7 +19,7 @@ from sgan.architectures import DISCRIMINATORS, GENERATORS
 from sgan.config import Options
 from sgan.data import Dataset, ImageSet
 from sgan.grids import class_rows, first_of_each, save_grid
-from sgan.metrics import Evaluator, PairEvaluator, PointEvaluator
+from sgan.metrics import Evaluator, Measurement, PairEvaluator, PointEvaluator, choose_features
 from sgan.scatter import POINTS_SHOWN, save_scatter
 
 __all__ = ["GRID_COLUMNS", "KINDS", "Kind", "Measures", "Picture", "blind_players", "kind_of", "sees_labels"]
@@ -33,8 +33,8 @@ class Measures(Protocol):
 
     num_fakes: int
 
-    def evaluate(self, generate: Callable[[Tensor], Tensor]) -> dict[str, float]: ...
-    def floor(self) -> dict[str, float]: ...
+    def measure(self, generate: Callable[[Tensor], Tensor]) -> Measurement: ...
+    def measure_floor(self) -> Measurement: ...
     def describe(self) -> dict[str, object]: ...
     def describe_floor(self) -> dict[str, object]: ...
 
@@ -58,7 +58,7 @@ class Kind:
         data: what a data set of this kind is called.
         fits: whether a data set is one.
         condition: what both players are given beside latents and samples, of the set's samples at these indices.
-        evaluator: (data set, feature network, device) to the metrics.
+        evaluator: (data set, feature network or None to let the data choose, device) to the metrics.
         picture: of a data set, and whether the generator sees its labels.
         fixed: options that mean nothing to the networks of this kind, and the values that they must keep.
     """
@@ -66,7 +66,7 @@ class Kind:
     data: str
     fits: Callable[[Dataset], bool]
     condition: Callable[[ImageSet, Tensor], Tensor]
-    evaluator: Callable[[Dataset, str, str], Measures]
+    evaluator: Callable[[Dataset, str | None, str], Measures]
     picture: Callable[[Dataset, bool], Picture]
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
@@ -154,7 +154,9 @@ KINDS: dict[str, Kind] = {
         data="images",
         fits=lambda dataset: dataset.law is None,
         condition=_labels,
-        evaluator=lambda dataset, features, device: Evaluator(dataset, features, device=device),
+        evaluator=lambda dataset, features, device: Evaluator(
+            dataset, features or choose_features(dataset), device=device
+        ),
         picture=_grid,
         fixed={"l1_weight": 0.0},
     ),
@@ -170,7 +172,9 @@ KINDS: dict[str, Kind] = {
         data="pairs of images",
         fits=lambda dataset: dataset.train.paired is not None,
         condition=_sources,
-        evaluator=lambda dataset, features, device: PairEvaluator(dataset, features, device=device),
+        evaluator=lambda dataset, features, device: PairEvaluator(
+            dataset, features or choose_features(dataset), device=device
+        ),
         picture=_translations,
         fixed={
             "augment": "C1",

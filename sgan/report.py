@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -18,12 +19,15 @@ from rich.table import Table
 from sgan.checkpoints import CheckpointError
 from sgan.files import write_atomic
 from sgan.grids import write_png
+from sgan.metrics.evaluator import FEWER
 from sgan.runs import read_json_lines
 
-__all__ = ["Curve", "Floor", "draw_curves", "draw_grids", "main", "read_curve"]
+__all__ = ["Curve", "Floor", "common_metric", "draw_curves", "draw_grids", "main", "read_curve"]
 
 GAP = 24  # pixels between grids placed side by side
 LABEL_HEIGHT = 40
+HOW = ("resize_rule", "conditions")  # facts of every value, which older versions wrote otherwise or not at all
+TEST = "fid_test_"  # distances from the held-out images
 
 
 class Floor(NamedTuple):
@@ -54,6 +58,7 @@ class Curve:
         kimg, values: one entry per tick, the first at kimg 0.
         n: fakes that every value was measured on.
         features_sha256: of the feature network.
+        how: what else every value was measured by: the rule that brings images to the network, and the conditions.
         floor: the metric of held-out real images.
     """
 
@@ -62,6 +67,7 @@ class Curve:
     values: list[float]
     n: int
     features_sha256: str
+    how: str
     floor: Floor
 
     @property
@@ -88,7 +94,9 @@ def read_curve(run: Path, metric: str) -> Curve:
         raise CheckpointError(f"{path} holds no value yet")
     try:
         kimg, values = [line["images"] / 1000 for line in lines], [line["results"][metric] for line in lines]
-        return Curve(run, kimg, values, lines[0]["n_fake"], lines[0]["features_sha256"], read_floor(run, metric))
+        how = "; ".join(str(lines[-1][name]) for name in HOW if name in lines[-1])
+        first = lines[0]
+        return Curve(run, kimg, values, first["n_fake"], first["features_sha256"], how, read_floor(run, metric))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{run} is damaged, or was written by another version ({error!r})") from error
 
@@ -102,6 +110,25 @@ def read_floor(run: Path, metric: str) -> Floor:
     return Floor(floor["results"][metric], name, floor["n_floor"], floor["n_floor_sources"], checksums)
 
 
+def common_metric(runs: Sequence[Path]) -> str:
+    """The Frechet distance that all runs have: of imagenet's features before those of digits.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = [
+        {name for path in run.glob("metric-fid_*.jsonl") if not (name := path.stem[len("metric-") :]).startswith(TEST)}
+        for run in runs
+    ]
+    common = sorted(set.intersection(*found), key=lambda name: (name != "fid_imagenet", name))
+    if not common:
+        has = "; ".join(
+            f"{run} has {', '.join(sorted(names)) or 'none'}" for run, names in zip(runs, found, strict=True)
+        )
+        raise CheckpointError(f"no Frechet distance is common to all runs, so --metric must name a metric: {has}")
+    return common[0]
+
+
 def distinct_floors(curves: list[Curve]) -> list[Floor]:
     """One floor per data set, in the order of the runs."""
     return list({curve.floor.checksums: curve.floor for curve in curves}.values())
@@ -111,9 +138,9 @@ def check_comparable(curves: list[Curve], metric: str) -> None:
     """Raise unless all runs were measured alike.
 
     Raises:
-        CheckpointError: with different feature networks, or on different numbers of fakes.
+        CheckpointError: with different feature networks, resize rules or conditions, or on different numbers of fakes.
     """
-    for what in ("features_sha256", "n"):
+    for what in ("features_sha256", "n", "how"):
         seen = {getattr(curve, what): curve.name for curve in curves}
         if len(seen) > 1:
             each = ", ".join(f"{value} in {name}" for value, name in seen.items())
@@ -181,6 +208,8 @@ def print_table(curves: list[Curve], metric: str, console: Console) -> None:
         table.add_row(curve.name, f"{curve.kimg[-1]:.0f}", f"{curve.n:,}", *shown, f"{start / final:.1f}")
     for floor in distinct_floors(curves):
         table.add_row(floor.name, "", f"{floor.n:,}", "", "", "", f"{floor.value:.3f}", "")
+    if any(floor.n < FEWER * curves[0].n for floor in distinct_floors(curves)):
+        table.caption = f"a floor of fewer images than the {curves[0].n:,} fakes: too high a fid, too low a coverage"
     console.print(table)
 
 
@@ -191,14 +220,15 @@ def print_table(curves: list[Curve], metric: str, console: Console) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the pictures; without it only the table is printed.",
 )
-@click.option("--metric", default="fid_digits", show_default=True)
-def main(runs: tuple[Path, ...], out: Path | None, metric: str) -> None:
+@click.option("--metric", help="[default: the runs' fid_<features>]")
+def main(runs: tuple[Path, ...], out: Path | None, metric: str | None) -> None:
     """Compare runs: start, minimum, median and final value of a metric; its curves, and the last grids side by side.
 
     Minimum and median are of the ticks after kimg 0. Values of one table have one feature network and one number of
     fakes, else it is refused. Every data set has a row of its own with its floor: what held-out real images get.
     """
     try:
+        metric = metric or common_metric(runs)
         curves = [read_curve(run, metric) for run in runs]
         check_comparable(curves, metric)
         print_table(curves, metric, Console())

@@ -3,7 +3,8 @@
 training_options.json               what was asked for, which a resumed run must ask for again; data, networks, machine
 log.txt                             what was printed, one line per tick
 stats.jsonl                         losses and speed, one line per tick
-metric-<name>.jsonl                 {"results": {"<name>": value}, "metric": "<name>", "kimg": ..., ...}, one per tick
+metric-<name>.jsonl                 {"results": {"<name>": value}, "metric": "<name>", "kimg": ..., ...}, one per tick;
+                                    of per_class_<features> the value holds every class's
 floor.json                          the same metrics for held-out real images in place of fakes, and how many they were
 reals.png, fakesNNNNNN.png          one class per row, points over real ones, or source | sample | target of pairs;
                                     N counts thousands of images
@@ -144,6 +145,14 @@ class RunFolder:
                 "or give another --outdir to start a new run."
             )
 
+    def recorded_features(self) -> str | None:
+        """The feature network of the run's metrics; None if there is no run yet, or one on points.
+
+        Raises:
+            CheckpointError: the folder's training_options.json cannot be read.
+        """
+        return self._recorded("options").get("features") if self.exists else None
+
     def changed_environment(self, now: Mapping[str, Any]) -> list[str]:
         """What differs between the environment in which the run was last started and `now`, as "torch was A, now B".
 
@@ -207,15 +216,20 @@ class RunFolder:
         """Add a line to stats.jsonl."""
         append_line(self.path / "stats.jsonl", json.dumps(line))
 
-    def append_metrics(self, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+    def append_metrics(self, results: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Add a line to metric-<name>.jsonl for every result."""
         for name, value in results.items():
             line = {"results": {name: value}, "metric": name, **facts}
             append_line(self.path / f"metric-{name}.jsonl", json.dumps(line))
 
-    def write_floor(self, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+    def write_floor(self, results: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Record the metrics of real against held-out real images."""
         self._write_json(self.floor_path, {"results": dict(results), **facts})
+
+    def changed_measures(self, facts: Mapping[str, Any]) -> list[str]:
+        """What differs between the facts about this run's floor and `facts`, by name: in what way is it measured."""
+        recorded = json.loads(self.floor_path.read_text()) if self.floor_path.exists() else dict(facts)
+        return [name for name, value in facts.items() if recorded.get(name) != value]
 
     def append_log(self, line: str) -> None:
         """Add a line to log.txt."""

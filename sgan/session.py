@@ -7,7 +7,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from sgan.cost import flop_per_kimg
 from sgan.data import Dataset, DataWarning, load_dataset
 from sgan.kinds import KINDS, blind_players, kind_of, sees_labels
 from sgan.lock import refuse_ranks
+from sgan.metrics import Measurement, choose_features, features_note
+from sgan.metrics.evaluator import FEWER
+from sgan.metrics.imagenet import INSTALL, is_installed
 from sgan.presets import PRESETS, gflop_text
 from sgan.progress import ProgressBar, StopRequest, duration
 from sgan.runs import RunFolder, SavedState
@@ -59,6 +62,7 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
     refuse_ranks()
     console = console or Console(quiet=True)
     folder = RunFolder(outdir)
+    options = with_recorded_features(options, folder)
     folder.check(options)
     # Before there is a folder: what cannot be trained or measured has none.
     new = None if folder.exists else start(options, folder, console)
@@ -73,7 +77,8 @@ def train(options: Options, outdir: Path, console: Console | None = None) -> Run
 
 def start(options: Options, folder: RunFolder, console: Console) -> Session:
     """A new run, of which nothing is written yet."""
-    trainer = Trainer(options, load_data(options, folder))
+    dataset = load_data(options, folder)
+    trainer = Trainer(with_features(options, dataset), dataset)
     origin = None if options.init_from is None else start_from(trainer, Path(options.init_from))
     return Session(trainer, folder, console, resumed_from=None, origin=origin)
 
@@ -95,13 +100,20 @@ def resume(options: Options, folder: RunFolder, console: Console) -> Session | N
         session = start(options, folder, console)
     else:
         embeds = embeds_one_class(state.tensors)
-        trainer = Trainer(options, load_data(options, folder), embed_one_class=embeds)
+        dataset = load_data(options, folder)
+        trainer = Trainer(with_features(options, dataset), dataset, embed_one_class=embeds)
         trainer.load_state(state.tensors)
         session = Session(trainer, folder, console, resumed_from=state, origin=folder.recorded_origin())
         if state.faults:
             session.notes.append(
                 f"warning: {'; '.join(state.faults)}. The run continues from the state before it, {state.path.name}, "
                 f"at {state.images_seen / 1000:.1f} kimg: what it did since is repeated."
+            )
+        remeasured = folder.changed_measures(session.evaluator.describe_floor())
+        if remeasured:
+            session.notes.append(
+                f"warning: {', '.join(remeasured)} of the metrics changed since the run started: values from here on do "
+                "not compare with those before."
             )
         changes = folder.changed_environment(environment())
         if changes:
@@ -141,6 +153,30 @@ def load_data(options: Options, folder: RunFolder) -> Dataset:
             f"train: every class of {options.data} must have an image, got none of {', '.join(empty)}{subset}"
         )
     return dataset
+
+
+def with_recorded_features(options: Options, folder: RunFolder) -> Options:
+    """The options with the features of the run in the folder, where they name none.
+
+    Raises:
+        ValueError: the packages of these features are not installed.
+        CheckpointError: the folder's training_options.json cannot be read.
+    """
+    recorded = folder.recorded_features()
+    options = replace(options, features=recorded) if options.features is None else options
+    if recorded == options.features == "imagenet" and not is_installed():
+        raise ValueError(
+            f"train: the run in {folder.path} is measured on imagenet features, whose packages are not installed here, "
+            f"and other features' values do not continue its curves: {INSTALL}"
+        )
+    return options
+
+
+def with_features(options: Options, dataset: Dataset) -> Options:
+    """The options with the features that the images choose, where they name none; points have none."""
+    if options.features is not None or dataset.law is not None:
+        return options
+    return replace(options, features=choose_features(dataset))
 
 
 class Session:
@@ -228,17 +264,23 @@ class Session:
         self.wait()
         place = {"kimg": kimg, "images": trainer.images_seen}
         means = self.mean_scalars()
-        results = self.measure()
+        measured = self.measure()
+        results = measured.values
         self.picture.draw(trainer.sampler("grid")(self.picture.condition), self.folder.grid_path(kimg))
         snapshot = self.folder.write_snapshot(kimg, trainer.snapshot(), snapshot_metadata(trainer))
-        self.folder.append_metrics(results, {**place, "snapshot": snapshot.name, **self.evaluator.describe()})
+        facts = {**place, "snapshot": snapshot.name, **self.evaluator.describe()}
+        self.folder.append_metrics({**results, **self.per_class(measured)}, facts)
         speed = {"images_per_s": self.images_per_s(), "elapsed_s": self.elapsed_s()}
         self.folder.append_stats({**place, **means, **speed, **results})
         self.save_state()
         self.say(tick_line(kimg, self.options.kimg, results, means, speed))
         self.tick_scalars, self.tick_step_s = [], 0.0
 
-    def measure(self) -> dict[str, float]:
+    def per_class(self, measured: Measurement) -> dict[str, Any]:
+        """The values of every class under one name, per_class_<features>; nothing if there is one class."""
+        return {f"per_class_{self.options.features}": measured.per_class} if measured.per_class else {}
+
+    def measure(self) -> Measurement:
         """The metrics of the averaged generator.
 
         Raises:
@@ -246,7 +288,7 @@ class Session:
         """
         self.check_finite()
         try:
-            return self.evaluator.evaluate(self.trainer.sampler("metrics"))
+            return self.evaluator.measure(self.trainer.sampler("metrics"))
         except FloatingPointError as error:
             raise self.divergence(str(error)) from error
 
@@ -289,12 +331,9 @@ class Session:
     def write_reference(self) -> None:
         """What a new run is compared with: a picture of real samples, and the metrics of held-out real ones."""
         self.picture.draw(self.picture.real, self.folder.path / "reals.png")
-        floor, facts = self.evaluator.floor(), self.evaluator.describe_floor()
-        self.folder.write_floor(floor, facts)
-        self.say(
-            f"floor ({facts['n_floor']:,} real samples of {facts['n_floor_sources']:,} held-out ones in place of "
-            f"{self.evaluator.num_fakes:,} fakes): {metric_text(floor)}"
-        )
+        measured, facts = self.evaluator.measure_floor(), self.evaluator.describe_floor()
+        self.folder.write_floor({**measured.values, **self.per_class(measured)}, facts)
+        self.say(floor_line(measured.values, facts, self.evaluator.num_fakes))
 
     def announce(self) -> None:
         trainer, options = self.trainer, self.options
@@ -360,10 +399,12 @@ def describe(trainer: Trainer) -> dict[str, Any]:
 
 
 def remarks(trainer: Trainer) -> list[str]:
-    """Lines about what a user may not have meant: of the data, and of networks that its size makes shallow."""
+    """Lines about what a user may not have meant: of the data, of networks that its size makes shallow, of features."""
     shallow = lost_stages(trainer.options.generator, trainer.dataset.resolution)
     labels = label_remarks(trainer.options, trainer.dataset)
-    return [*(f"data: {note}" for note in trainer.dataset.notes), *labels, *([] if shallow is None else [shallow])]
+    features = features_note(trainer.options.features, trainer.dataset)
+    data = (f"data: {note}" for note in trainer.dataset.notes)
+    return [*data, *labels, *(line for line in (shallow, features) if line is not None)]
 
 
 def label_remarks(options: Options, dataset: Dataset) -> list[str]:
@@ -403,6 +444,14 @@ def metric_text(results: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in results.items())
 
 
+def floor_line(floor: dict[str, float], facts: dict[str, Any], num_fakes: int) -> str:
+    """The floor, and a word on it where it is of fewer images than the fakes are."""
+    n = facts["n_floor"]
+    what = f"{n:,} real samples of {facts['n_floor_sources']:,} held-out ones in place of {num_fakes:,} fakes"
+    fewer = ", of which there are fewer: a Frechet distance is too high here and a coverage too low to compare"
+    return f"floor ({what}{fewer if n < FEWER * num_fakes else ''}): {metric_text(floor)}"
+
+
 def tick_line(
     kimg: int, total: int, results: dict[str, float], means: dict[str, float], speed: dict[str, float]
 ) -> str:
@@ -426,8 +475,10 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
     """
     refuse_ranks()
     folder = RunFolder(outdir)
+    options = with_recorded_features(options, folder)
     folder.check(options)
     dataset = load_data(options, folder)
+    options = with_features(options, dataset)
     trainer = Trainer(options, dataset)
     table = Table("option", "value", title=f"{options.preset}: {PRESETS[options.preset].summary}")
     for field in fields(options):
@@ -461,7 +512,7 @@ def estimate(trainer: Trainer) -> str:
     step_s = (time.monotonic() - start) / MEASURED_STEPS
     evaluator = trainer.kind.evaluator(trainer.dataset, options.features, options.device)
     start = time.monotonic()
-    evaluator.evaluate(trainer.sampler("metrics"))
+    evaluator.measure(trainer.sampler("metrics"))
     tick_s = time.monotonic() - start
     images_per_s = options.images_per_step / step_s
     fourier, dense = (flop / 1e9 for flop in per_kimg)

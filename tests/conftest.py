@@ -54,4 +54,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Options:
         d_steps=1,
         generator_width=1 / 64,
         discriminator_width=1 / 64,
+        features="digits",  # which they are; of a file the data would choose imagenet's, which take longer
     )

@@ -26,7 +26,7 @@ from sgan.config import (
     parse_option,
     resolve,
 )
-from sgan.metrics.features import NETWORKS
+from sgan.metrics import features
 from sgan.presets import PRESETS
 from sgan.train import main
 
@@ -54,7 +54,7 @@ DEFAULT = resolve("digits-c4")
         *(("loss", name, f"one of {', '.join(LOSSES)}, or alphaA with a number A > 1") for name in ("kl", "alpha1")),
         ("penalty", "r2", f"one of {', '.join(PENALTIES)}"),
         ("schedule", "greedy", "one of alternating, threshold, fixed-threshold"),
-        ("features", "inception", "one of digits, mnist"),
+        ("features", "inception", "one of digits, mnist, imagenet, or None"),
         ("head", "patch", "one of score, san"),
         ("noise", "cauchy", "one of gaussian, uniform"),
         ("component_rule", "random", "one of uniform, cyclic"),
@@ -119,7 +119,7 @@ def test_settings_that_are_no_option_are_refused(text: str) -> None:
 def test_names_kept_apart_from_gconv_and_the_command_line_agree_with_them() -> None:
     assert set(BACKENDS) == set(GCONV_BACKENDS)
     assert set(LOSSES) == set(losses.LOSSES)
-    assert set(FEATURES) == set(NETWORKS)
+    assert FEATURES == features.FEATURES
     assert (NOISES, COMPONENT_RULES) == (latents.NOISES, latents.COMPONENT_RULES)
     assert [gconv.group_from_name(name).name for name in GROUPS] == list(GROUPS)
     assert set(FLAGS) == {parameter.name for parameter in main.params} & {field.name for field in fields(Options)}

@@ -135,7 +135,8 @@ def test_a_run_on_pairs_translates_held_out_sources(pairs: str, tmp_path: Path) 
     assert [line["kimg"] for line in lines] == [0, 1]
     assert {line["n_fake"] for line in lines} == {5}
     assert lines[1]["results"]["l1_pixels"] < lines[0]["results"]["l1_pixels"]
-    assert (run / "metric-fid_digits.jsonl").exists()
+    names = {path.name for path in run.glob("metric-fid_*.jsonl")}
+    assert names == {"metric-fid_imagenet.jsonl", "metric-fid_test_imagenet.jsonl", "metric-fid_digits.jsonl"}
     test = load_dataset(pairs, resolution=SIDE).test
     with Image.open(run / "reals.png") as grid:
         assert grid.size == (3 * 64, 4 * 64)  # drawn twice as large; source, target in the sample's place, target

@@ -59,7 +59,7 @@ def test_a_killed_run_leaves_no_line_twice(
             file.write(path.read_text()[:cut])
     train(options, tmp_path)
     lines = kimg_lines(tmp_path)
-    assert len(lines) == 9
+    assert len(lines) == 13
     assert all(kimg == [0, 1] for kimg in lines.values()), lines
 
 
@@ -224,7 +224,7 @@ def test_the_estimate_counts_steps_and_ticks(tiny: Options, monkeypatch: pytest.
     trainer = Trainer(options, load_dataset(options.data, subset=options.subset))
     monkeypatch.setattr("sgan.session.time.monotonic", lambda: now)
     monkeypatch.setattr(Trainer, "step", stub_step(lambda trainer: pass_time(1)))
-    monkeypatch.setattr("sgan.metrics.Evaluator.evaluate", lambda self, generate: pass_time(5))
+    monkeypatch.setattr("sgan.metrics.Evaluator.measure", lambda self, generate: pass_time(5))
     text = estimate(trainer)
     assert text.startswith("estimated cost: 8 steps of 1000 ms (250 images/s) and 3 ticks of 5.0 s: 0m 23s")
     fourier, dense = (flop / 1e9 for flop in flop_per_kimg(trainer, *trainer.next_real_batch()))

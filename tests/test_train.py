@@ -57,8 +57,20 @@ def copied(run: Path, to: Path) -> Path:
 
 def test_a_run_writes_every_file(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    kinds = ("fid", "kid", "precision", "recall", "density", "coverage", "is", "mis")
-    metrics = {f"metric-{kind}_digits.jsonl" for kind in kinds}
+    kinds = (
+        "fid",
+        "kid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "is",
+        "mis",
+        "fid_test",
+        "kid_test",
+        "per_class",
+    )
+    metrics = {f"metric-{kind}_digits.jsonl" for kind in kinds} | {"metric-memorised_pixels.jsonl"}
     grids = {"reals.png", *(f"fakes{kimg:06d}.png" for kimg in range(3))}
     snapshots = {f"network-snapshot-{kimg:06d}.safetensors" for kimg in range(3)}
     states = {"training-state.safetensors", "training-state-previous.safetensors"}

@@ -1,9 +1,10 @@
 """Metrics of generated images, each on a feature network of the package, of points, and of symmetry."""
 
 from sgan.metrics.actions import disk_mask, image_actions, point_actions, rotate_images, shift_actions
+from sgan.metrics.choice import choose_features, features_note
 from sgan.metrics.equivariance import equivariance_db, invariance_db
-from sgan.metrics.evaluator import Evaluator
-from sgan.metrics.features import FeatureExtractor, FeatureNetwork, load_features
+from sgan.metrics.evaluator import Evaluator, Measurement
+from sgan.metrics.features import Extractor, FeatureExtractor, FeatureNetwork, load_features
 from sgan.metrics.frechet import frechet_distance
 from sgan.metrics.inception_score import (
     ClassScore,
@@ -13,6 +14,7 @@ from sgan.metrics.inception_score import (
     modified_inception_score,
 )
 from sgan.metrics.kernel_distance import KernelDistance, kernel_distance, polynomial_mmd2
+from sgan.metrics.memorised import Memorisation
 from sgan.metrics.modes import ModeCoverage, component_radius, mode_coverage, rotation_symmetry
 from sgan.metrics.nearest import Nearest, nearest_images
 from sgan.metrics.pair_evaluator import PairEvaluator
@@ -23,10 +25,13 @@ from sgan.metrics.symmetry import TwoSampleResult, law_symmetry, symmetry_tests,
 __all__ = [
     "ClassScore",
     "Evaluator",
+    "Extractor",
     "FeatureExtractor",
     "FeatureNetwork",
     "InceptionScore",
     "KernelDistance",
+    "Measurement",
+    "Memorisation",
     "ModeCoverage",
     "ModifiedInceptionScore",
     "Nearest",
@@ -34,9 +39,11 @@ __all__ = [
     "PointEvaluator",
     "PrecisionRecall",
     "TwoSampleResult",
+    "choose_features",
     "component_radius",
     "disk_mask",
     "equivariance_db",
+    "features_note",
     "frechet_distance",
     "image_actions",
     "inception_score",

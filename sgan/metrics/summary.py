@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sgan.checkpoints import CheckpointError
-from sgan.report import Curve, check_comparable, read_curve
+from sgan.report import Curve, check_comparable, common_metric, read_curve
 
-LOWER_IS_BETTER = ("fid", "kid", "energy", "l1")
+LOWER_IS_BETTER = ("fid", "kid", "energy", "l1", "memorised")
 MIN_SEEDS = 3
 
 
@@ -118,10 +118,11 @@ def _check_equal(options: list[dict[str, Any]], curves: list[Curve]) -> None:
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--metric", default="fid_digits", show_default=True)
+@click.option("--metric", help="[default: the runs' fid_<features>]")
 @click.option("--min-seeds", default=MIN_SEEDS, show_default=True, type=click.IntRange(1))
-def main(runs: tuple[Path, ...], metric: str, min_seeds: int) -> None:
+def main(runs: tuple[Path, ...], metric: str | None, min_seeds: int) -> None:
     try:
+        metric = metric or common_metric(runs)
         summary = summarise_seeds(runs, metric, min_seeds=min_seeds)
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
