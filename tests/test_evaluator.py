@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgan.data import Dataset, ImageSet, load_dataset
+from sgan.data import Dataset, DataWarning, ImageSet, load_dataset
 from sgan.metrics import Evaluator, Memorisation, frechet_distance, kernel_distance, precision_recall
 from sgan.metrics.evaluator import BATCH
 from sgan.metrics.memorised import thumbnails
@@ -200,7 +200,7 @@ def test_few_images_have_values(tmp_path: Path, count: int) -> None:
 
 @pytest.mark.parametrize("count", [5, 10, 17])
 def test_too_few_images_are_refused_in_words_of_the_data(tmp_path: Path, count: int) -> None:
-    dataset = file_of(tmp_path / "few.npz", np.zeros((count, 12, 12), np.uint8))
+    dataset = file_of(tmp_path / "few.npz", np.random.default_rng(0).integers(0, 256, (count, 12, 12), dtype=np.uint8))
     held_out = round(count / 5)
     expected = f"few.npz must have .* got {count - held_out} to train on and {held_out} held out.* 18 images or more"
     with pytest.raises(ValueError, match=expected):
@@ -210,7 +210,8 @@ def test_too_few_images_are_refused_in_words_of_the_data(tmp_path: Path, count: 
 def test_images_that_are_all_one_are_equal_to_each_other(tmp_path: Path) -> None:
     """In any batch: 120 real ones, 30 held-out ones, and fakes in batches of another size."""
     pixels = np.random.default_rng(0).integers(0, 256, (1, 28, 28), dtype=np.uint8).repeat(150, 0)
-    dataset = file_of(tmp_path / "same.npz", pixels, classes=2)
+    with pytest.warns(DataWarning, match="30 of 30 held-out images are among the training images"):
+        dataset = file_of(tmp_path / "same.npz", pixels, classes=2)
     evaluator = Evaluator(dataset, num_fakes=260)
     same = evaluator.evaluate(lambda labels: dataset.train.batch(slice(1)).expand(len(labels), 1, 28, 28))
     for values in (same, evaluator.floor()):

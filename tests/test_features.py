@@ -221,6 +221,7 @@ def test_the_command_needs_the_data_of_mnist_only(idx_folder: Path, tmp_path: Pa
         result = CliRunner().invoke(main, [*arguments, *out])
         assert result.exit_code == 2
         assert "mnist needs --data, and digits takes none" in result.output
-    np.savez(tmp_path / "small.npz", x=np.zeros((20, 8, 8), "u1"), y=np.arange(20) % 2)
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "small.npz", x=images, y=np.arange(20) % 2)
     with pytest.raises(ValueError, match=r"1 x 28 x 28 images of 10 classes, got \(C, H, classes\) \(1, 8, 2\)"):
         mnist_material(load_dataset(tmp_path / "small.npz"))
