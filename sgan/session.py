@@ -112,8 +112,8 @@ def resume(options: Options, folder: RunFolder, console: Console) -> Session | N
         remeasured = folder.changed_measures(session.evaluator.describe_floor())
         if remeasured:
             session.notes.append(
-                f"warning: {', '.join(remeasured)} of the metrics changed since the run started: values from here on do "
-                "not compare with those before."
+                f"warning: {', '.join(remeasured)} of the metrics changed since the run started: values from here on "
+                "do not compare with those before."
             )
         changes = folder.changed_environment(environment())
         if changes:

@@ -34,9 +34,7 @@ def write_set(path: Path, options: Options, num_classes: int) -> Options:
     return replace(options, data=str(path), subset=None, kimg=1)
 
 
-@pytest.mark.parametrize(
-    "preset", ["digits-c4", "rotmnist-c4", "anhir-d4", "cifar10-c4", "mnist-san"]
-)
+@pytest.mark.parametrize("preset", ["digits-c4", "rotmnist-c4", "anhir-d4", "cifar10-c4", "mnist-san"])
 def test_one_class_is_not_embedded(preset: str) -> None:
     options = resolve(preset, width=1 / 64, data="digits")
     side = {"cifar10-c4": 32, "anhir-d4": 64}.get(preset, 28)
