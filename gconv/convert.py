@@ -110,7 +110,25 @@ class PlanarConversion:
                 and so does a layer of torch that takes only images; otherwise it is what the child before gives.
         """
         given = orders or {}
-        return self._walk(module, lambda name, child: given[name] if name in given else _told(child, self.order))
+        branched = False  # from maps to an image: of what comes next, either may come
+
+        def order(name: str, child: nn.Module) -> int | None:
+            nonlocal branched
+            told = given[name] if name in given else _told(child, _UNTOLD)
+            if told == _UNTOLD:
+                if branched and not _elementwise(child):
+                    self._path.append(name)
+                    self._refuse(
+                        "say by its layers what it takes behind a branch on images",
+                        child,
+                        ": give the class around it a method to_planar that returns conversion.children(self, "
+                        f"{{{name!r}: |G| or None}})",
+                    )
+                return self.order
+            branched = told is None and name not in given and (branched or self.order is not None)
+            return told
+
+        return self._walk(module, order)
 
     def _walk(self, module: Module, order: Callable[[str, nn.Module], int | None]) -> Module:
         planar = copy.copy(module)
@@ -278,6 +296,15 @@ def _check_copyable(module: nn.Module) -> None:
                     f"{' or '.join(makers) or 'is computed'}: for weights use torch.nn.utils.parametrizations, or make "
                     "it permanent"
                 )
+
+
+def _elementwise(module: nn.Module) -> bool:
+    """Whether it is the same on maps and on images."""
+    one_slope = type(module) is nn.PReLU and module.num_parameters == 1
+    return one_slope or _CONVERTERS.get(type(module)) is _alike
+
+
+_UNTOLD = -1  # no order
 
 
 def _told(module: nn.Module, default: int | None) -> int | None:

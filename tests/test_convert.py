@@ -411,3 +411,25 @@ def test_onnxruntime_agrees(name: str, tmp_path: Path) -> None:
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Beside(nn.Module):
+    """A branch on the image between a lifting convolution and what its maps go through."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.lift, self.side = gconv.nn.LiftingConv2d(3, 4, 3, group=C4), nn.Conv2d(3, 4, 3)
+        self.norm, self.pool = norm, gconv.nn.GroupPool(group=C4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.norm(self.lift(x))) + self.side(x)
+
+
+@pytest.mark.parametrize("norm", [nn.Softmax(1), nn.InstanceNorm3d(4), nn.ChannelShuffle(2), nn.GroupNorm(2, 4)])
+def test_what_may_meet_maps_or_an_image_is_refused(norm: nn.Module) -> None:
+    with pytest.raises(
+        TypeError, match=r"behind a branch on images, got .* at 'norm': give the class around it a method"
+    ):
+        gconv.to_planar(Beside(norm).eval(), containers=[Beside])
+    model, x = Beside(nn.ReLU()).eval(), torch.randn(2, 3, 7, 7)  # the same on both
+    torch.testing.assert_close(gconv.to_planar(model, containers=[Beside])(x), model(x))

@@ -49,7 +49,7 @@ def test_one_group_layer_by_hand(name: str) -> None:
 def _with_its_filter(layer: gnn.GroupConv2d) -> gnn.GroupConv2d:
     """The layer without the products that make its filter of coefficients."""
     spatial = layer.spatial_filter().detach().requires_grad_()
-    layer.spatial_filter = lambda: spatial
+    layer._op_filter = lambda: spatial
     return layer
 
 

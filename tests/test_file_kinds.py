@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import struct
 import warnings
@@ -553,3 +554,34 @@ def test_the_documentation_has_every_kind_and_the_refusals_texts(title: str, kin
             assert outcome in said.replace("\\|", "|")
         elif isinstance(outcome, tuple) and outcome[2]:
             assert outcome[2] in said
+
+
+def test_classes_of_dataset_json_that_are_only_held_out_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "train", "test")
+    entries = [[f"{part}/{index}.png", label] for part, label in (("train", 0), ("test", 3)) for index in range(COUNT)]
+    (tmp_path / "dataset.json").write_text(labels_json(entries))
+    with pytest.raises(ValueError, match=r"must have the classes of the training part in the held-out one, got also"):
+        load_dataset(tmp_path)
+
+
+def test_folders_that_cannot_be_read_and_links_to_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "cat", "zebra")
+    (tmp_path / "ape").symlink_to(tmp_path / "zebra", target_is_directory=True)
+    (tmp_path / "cat" / "there").symlink_to(tmp_path / "zebra" / "back", target_is_directory=True)
+    (tmp_path / "zebra" / "back").symlink_to(tmp_path / "cat", target_is_directory=True)
+    with pytest.raises(ValueError, match="must have all images at one depth"):
+        load_dataset(tmp_path)  # and it ends
+    (tmp_path / "cat" / "there").unlink()
+    (tmp_path / "zebra" / "back").unlink()
+    with pytest.warns(DataWarning, match="among the training images"):
+        assert load_dataset(tmp_path).class_names == ("ape", "cat", "zebra")
+    scandir = os.scandir
+
+    def unreadable(path: Any) -> Any:
+        if str(path).endswith("cat"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", unreadable)
+    with pytest.raises(ValueError, match=r"cat must be a readable folder, got: Permission denied; make it readable"):
+        load_dataset(tmp_path)

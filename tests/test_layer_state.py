@@ -133,7 +133,7 @@ def test_a_state_dict_without_groups_loads_with_one_warning() -> None:
             warnings.simplefilter("always")
             model.load_state_dict(old)
         assert [str(warning.message)[:52] for warning in caught] == [
-            "LiftingConv2d: the state_dict does not say which gro"
+            "load_state_dict: the state_dict does not say which g"
         ]
         assert torch.equal(model[2].weight, old["2.weight"])
     with (
@@ -283,3 +283,58 @@ def test_sequences_that_fit_are_torchs() -> None:
     gconv.nn.Sequential(lift(C4), Restriction(), conv(C8))  # what it makes is its own affair
     gconv.nn.Sequential(lift(D4), GroupPool(group=D4, subgroup=[0, 4]), conv(C4))  # cosets: not known
     gconv.nn.Sequential(lift(C4), GroupPool(group=C4), lift(D4))
+
+
+def test_sequences_add_and_delete_checked() -> None:
+    sequence = gconv.nn.Sequential(lift(C4))
+    with pytest.raises(ValueError, match="a map on D2, got a map on C4"):
+        sequence += nn.Sequential(conv(D2))
+    with pytest.raises(ValueError, match="a map on D2, got a map on C4"):
+        sequence + nn.Sequential(conv(D2))
+    assert type(sequence + nn.Sequential(conv(C4))) is gconv.nn.Sequential
+    whole = gconv.nn.Sequential(lift(C4), GroupPool(group=C4), lift(D4), conv(D4))
+    with pytest.raises(ValueError, match="a map on D4, got an image"):
+        del whole[2]
+    assert len(whole) == 4
+
+
+def test_state_dicts_of_old_weight_norms_still_load() -> None:
+    """Torch renames their keys in a hook, which must reach the parametrisation."""
+    layer = nn.utils.parametrizations.weight_norm(GroupConv2d(2, 3, 3, group=C4))
+    old = {"weight_g": torch.rand(3, 1, 1, 1, 1), "weight_v": torch.randn(3, 2, 4, 3, 3), "bias": torch.zeros(3)}
+    with pytest.warns(match="does not say which group"):
+        layer.load_state_dict(dict(old))
+    expected = old["weight_g"] * old["weight_v"] / old["weight_v"].flatten(1).norm(dim=1).view(3, 1, 1, 1, 1)
+    torch.testing.assert_close(layer.weight, expected)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_assigned_parameters_of_another_dtype_have_tables_as_wide(kind: type[nn.Module], normalised: bool) -> None:
+    wide, layer = make(kind, "C8", normalised).double().eval(), make(kind, "C8", normalised).eval()
+    layer.load_state_dict(wide.state_dict(), assign=True)
+    x = image(layer).double()
+    torch.testing.assert_close(layer(x), wide(x), rtol=1e-13, atol=1e-13)
+
+
+def test_a_layer_that_was_assigned_compiles_first() -> None:
+    with torch.device("meta"):
+        layer = make(GroupConv2d, "C8")
+    real = make(GroupConv2d, "C8").eval()
+    layer.load_state_dict(real.state_dict(), assign=True)
+    x = image(real)
+    torch.testing.assert_close(torch.compile(layer.eval(), backend="eager", fullgraph=True)(x), real(x))
+
+
+@pytest.mark.parametrize("group", ["C8", "D8"])
+def test_a_first_call_under_a_transform_leaves_nothing_behind(group: str) -> None:
+    real = make(LiftingConv2d, group).eval()
+    x = torch.randn(3, 2, 2, 6, 6)
+    with torch.device("meta"):
+        layer = make(LiftingConv2d, group)
+    for name, value in real.state_dict().items():
+        if name in layer._parameters:
+            layer._parameters[name] = nn.Parameter(value)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(layer.eval())(x), torch.stack([real(part) for part in x]))
+        torch.testing.assert_close(layer(x[0]), real(x[0]))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from gconv.backends.filter_cache import FilterCache
 from gconv.functional import _autocast, _backend_name, _check_convolution, _check_group, _convolve, _convolve_bank
@@ -180,18 +181,22 @@ class _Convolution(nn.Module):
         key = prefix + EXTRA_STATE
         if key not in state_dict:
             if any(name.startswith(prefix) for name in state_dict):
-                warn_of_none(type(self).__name__, error_msgs)
-            state_dict = {**state_dict, key: self.get_extra_state()}
-        saved = read_identity(state_dict[key])
-        if saved != self._identity:
+                warn_of_none(error_msgs)
+        elif (saved := read_identity(state_dict[key])) not in (None, self._identity):
+            name, place = type_before_parametrizations(self).__name__, prefix.removesuffix(".") or "the root"
             error_msgs.append(
-                f"{type(self).__name__} at {prefix.removesuffix('.') or 'the root'}: the state_dict must be of a layer "
-                f"on {self._identity}, got one of a layer on {saved}"
+                f"{name} at {place}: the state_dict must be of a layer on {self._identity}, "
+                f"got one of a layer on {saved}"
             )
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        if key in missing_keys:
+            missing_keys.remove(key)
+        loaded = next((state_dict[name] for name in state_dict if name.startswith(prefix) and name != key), None)
+        if self.steerable is not None and loaded is not None and local_metadata.get("assign_to_params_buffers", False):
+            self.steerable.follow(loaded)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As torch's; ``to(memory_format=...)`` leaves filters of another rank than the format's in their layout.
@@ -221,7 +226,8 @@ class _Convolution(nn.Module):
         if found:
             self._warned = True
             warnings.warn(
-                f"{type(self).__name__}: {' and '.join(found)} with K = {self.kernel_size}, stride = {self.stride}"
+                f"{type_before_parametrizations(self).__name__}: {' and '.join(found)} with K = {self.kernel_size}, "
+                f"stride = {self.stride}"
                 f"{f', dilation = {self.dilation}' if self.dilation > 1 else ''} and padding = {self.padding} is not "
                 f"exactly equivariant under {self.group.lattice.name}: the windows do not end where they began; "
                 f"{' and '.join(exact)} would be exact",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 EXTRA_STATE = "_extra_state"  # torch's name for what get_extra_state gives
 
@@ -16,9 +17,11 @@ def write_identity(text: str) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.int64, device="cpu")
 
 
-def read_identity(saved: Any) -> str:
-    """The text of :func:`write_identity`; what is none is shown as it is."""
-    if isinstance(saved, Tensor) and saved.dim() == 1 and not saved.is_meta:
+def read_identity(saved: Any) -> str | None:
+    """The text of :func:`write_identity`; what is none is shown as it is. None of a tensor that holds nothing."""
+    if isinstance(saved, Tensor) and (saved.is_meta or type(saved) is FakeTensor):
+        return None
+    if isinstance(saved, Tensor) and saved.dim() == 1 and saved.isfinite().all():
         return "".join(chr(code) if 32 <= code < 127 else "?" for code in map(round, saved.tolist()))
     return repr(saved)
 
@@ -26,13 +29,13 @@ def read_identity(saved: Any) -> str:
 _load_warned_of: list[str] | None = None
 
 
-def warn_of_none(layer: str, of_load: list[str]) -> None:
+def warn_of_none(of_load: list[str]) -> None:
     """Warns that a state_dict names no group, once per call of load_state_dict, whose list of errors ``of_load`` is."""
     global _load_warned_of
     if of_load is not _load_warned_of:
         _load_warned_of = of_load
         warnings.warn(
-            f"{layer}: the state_dict does not say which group it was saved for (an older version of gconv "
+            "load_state_dict: the state_dict does not say which group it was saved for (an older version of gconv "
             "saved it, or another library), so whether it fits is not checked; save it anew to have it checked",
             stacklevel=2,
         )

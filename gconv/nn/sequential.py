@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from gconv.groups import PlanarGroup
 from gconv.nn.conv import _Convolution
@@ -31,7 +32,7 @@ class Sequential(nn.Sequential):
 
     Raises:
         ValueError: a layer on another group than the map that reaches it, a lifting layer that meets a map, or a layer
-            on maps that meets an image. Also when a layer is set, appended, inserted or added by extend.
+            on maps that meets an image. Also when layers are set, appended, inserted, added or deleted.
     """
 
     def __init__(self, *layers: Any) -> None:
@@ -56,6 +57,18 @@ class Sequential(nn.Sequential):
         _check([*self, *added])
         return super().extend(added)
 
+    def __iadd__(self, other: Iterable[nn.Module]) -> Self:
+        return self.extend(other)
+
+    def __add__(self, other: nn.Sequential) -> Sequential:
+        return Sequential(*self, *other)
+
+    def __delitem__(self, idx: slice | int) -> None:
+        layers = list(self)
+        del layers[idx]
+        _check(layers)
+        super().__delitem__(idx)
+
     def __setitem__(self, idx: int, module: nn.Module) -> None:
         layers = list(self)
         layers[idx] = module
@@ -70,11 +83,10 @@ def _check(layers: Iterable[nn.Module]) -> None:
     for layer in _flat(layers):
         if isinstance(layer, _Convolution | GroupPool):
             takes = _IMAGE if isinstance(layer, _Convolution) and layer.lifting else _map(layer.group)
+            name = type_before_parametrizations(layer).__name__
             if made not in (None, takes):
-                raise ValueError(
-                    f"Sequential: {type(layer).__name__} must be given {takes}, got {made} from {maker} before it"
-                )
-            made, maker = _made_by(layer), type(layer).__name__
+                raise ValueError(f"Sequential: {name} must be given {takes}, got {made} from {maker} before it")
+            made, maker = _made_by(layer), name
         elif not _passes_on(layer):
             made = None
 

@@ -67,7 +67,8 @@ class _OperatorNorm(ConstantTables):
                 spatial = filters.adjoint(spatial, self.group)
             upright = filters.align(spatial, self.group)
             for i in range(len(self.group.irreps)):
-                block = torch.einsum("ocsxy,skl->okcxyl", upright, getattr(self, f"irrep{i}"))
+                irrep = getattr(self, f"irrep{i}").to(upright.dtype)  # follow() may have left more digits
+                block = torch.einsum("ocsxy,skl->okcxyl", upright, irrep)
                 operators.append(_Matrix(block.flatten(2).flatten(0, 1)))
         return operators
 

@@ -59,8 +59,8 @@ class SteerableFilters(ConstantTables):
         return f"{self.size} functions on {len(self.basis)} rings"
 
     def tables(self, like: Tensor) -> Mapping[str, Tensor]:
-        """The sampled functions, as wide as the filter is computed, and the elements that pair the cosets."""
+        """The elements that pair the cosets, and the sampled functions, as wide as the filter is computed."""
         return {
-            "functions": sampled_basis(self.group, self.kernel_size, self.basis).to(widen(like)),
             "elements": relative_elements(self.group).to(like.device),
+            "functions": sampled_basis(self.group, self.kernel_size, self.basis).to(widen(like)),
         }

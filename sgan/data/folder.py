@@ -9,7 +9,7 @@ import torch
 
 from sgan.data.dataset import ImageSet, RawImages
 from sgan.data.image_files import count_others, is_image, read_images
-from sgan.data.layout import PART_OF, Layout, find_layout
+from sgan.data.layout import PART_OF, Layout, find_layout, refuse_test_only
 from sgan.data.tree import FileTree
 from sgan.data.window import Window
 
@@ -96,7 +96,9 @@ def _labelled_layout(tree: FileTree, files: list[str]) -> Layout:
             )
     width = len(str(max(labels.values())))
     classes = [f"{labels[file]:0{width}d}" for file in used]
-    return Layout(train, test, classes, tuple(sorted(set(classes))), None, {} if parts is None else parts.skipped)
+    class_names = tuple(sorted(set(classes[: len(train)])))
+    refuse_test_only(class_names, classes[len(train) :], where)
+    return Layout(train, test, classes, class_names, None, {} if parts is None else parts.skipped)
 
 
 def _only_parts(files: list[str]) -> bool:
@@ -108,7 +110,10 @@ def _read_labels(content: bytes, where: str) -> dict[str, int] | None:
     try:
         found: Any = json.loads(content)["labels"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"load_dataset: {where} must be JSON with an entry labels, got: {error!r}") from error
+        raise ValueError(
+            f"load_dataset: {where} must be JSON with an entry labels, got: {error!r}; remove or rename it if it is no "
+            "list of classes"
+        ) from error
     if found is None:
         return None
     fits = isinstance(found, list) and found and all(_is_entry(entry) for entry in found)

@@ -88,7 +88,7 @@ def find_layout(files: Sequence[str], where: object, folder_name: str) -> Layout
     sources = [PurePosixPath(name).parts[1] for name in names] if depth == 2 else None
     train, test = (list(parts[part][1]) if part in parts else [] for part in ("train", "test"))
     class_names = tuple(sorted(set(classes[: len(train)])))
-    _refuse_test_only(class_names, classes[len(train) :], where)
+    refuse_test_only(class_names, classes[len(train) :], where)
     if sources is not None:
         _refuse_parts_in_classes(classes, sources, where)
         _refuse_shared(sources[: len(train)], sources[len(train) :], where)
@@ -129,9 +129,11 @@ def _split_parts(files: Sequence[str], where: object) -> tuple[dict[str, tuple[s
         (top,) = found[part]
         return top, [file for file in files if file.startswith(f"{top}/")]
 
-    skipped = (
-        {f"images in {_shown({file.partition('/')[0] for file in others})}, no part": len(others)} if others else {}
-    )
+    straight = sum("/" not in file for file in others)
+    skipped = {"images beside the parts": straight} if straight else {}
+    if len(others) > straight:
+        no_parts = {file.partition("/")[0] for file in others if "/" in file}
+        skipped[f"images in {_shown(no_parts)}, no part"] = len(others) - straight
     if held_out == "test" and "val" in found:
         top, left_out = of("val")
         skipped[f"images in {top}, as {found['test'][0]} is held out"] = len(left_out)
@@ -207,7 +209,7 @@ def _uneven(inside: Mapping[str, list[str]], where: object) -> str:
     )
 
 
-def _refuse_test_only(class_names: tuple[str, ...], test: Iterable[str], where: object) -> None:
+def refuse_test_only(class_names: tuple[str, ...], test: Iterable[str], where: object) -> None:
     extra = sorted(set(test) - set(class_names))
     if extra:
         raise ValueError(

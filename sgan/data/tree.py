@@ -85,17 +85,20 @@ class FileTree:
 
 def _names_in_folder(folder: Path) -> list[str]:
     names = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        place = os.path.realpath(parent)
-        if place in seen:
-            folders.clear()
-            continue
-        seen.add(place)
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
         relative = Path(parent).relative_to(folder)
-        folders.sort()
+        # A link to a folder that it lies in would have no end.
+        around = {os.path.realpath(folder / above) for above in (relative, *relative.parents)}
+        folders[:] = [name for name in folders if os.path.realpath(Path(parent) / name) not in around]
         names += [(relative / file).as_posix() for file in files]
     return names
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise ValueError(
+        f"load_dataset: {error.filename} must be a readable folder, got: {error.strerror}; make it readable or move it "
+        "away"
+    ) from error
 
 
 def _is_hidden(name: str) -> bool:
@@ -105,5 +108,5 @@ def _is_hidden(name: str) -> bool:
 
 def _top_folder(names: list[str]) -> str:
     tops = {name.partition("/")[0] + "/" for name in names}
-    is_single = len(tops) == 1 and any(name.count("/") >= 2 for name in names)
+    is_single = len(tops) == 1 and any(name.count("/") >= 2 or name.endswith("/dataset.json") for name in names)
     return tops.pop() if is_single else ""
