@@ -99,7 +99,7 @@ def _row(name: str, preset: Preset, gflop: float) -> Row:
         "system": preset.system,
         "summary": preset.summary,
         "data": options.data,
-        "sides": fitting_sides(options.generator),
+        "sides": fitting_sides(options.generator, options.discriminator),
         "networks": " + ".join(dict.fromkeys((options.generator, options.discriminator))),
         "loss": options.loss if options.head == "score" else f"{options.loss}, {options.head}",
         "steps": f"{options.steps:,}",

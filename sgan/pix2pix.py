@@ -17,11 +17,12 @@ import gconv.nn as gnn
 from gconv import PlanarGroup
 from sgan.architectures import PatchDiscriminatorRow, TransposedFilter, UNetRow
 from sgan.blocks import ACTIVATIONS, Layers, MapModule, halvings, transposed_convolution
+from sgan.sizes import patch_filters
 from sgan.widths import published_widths, scaled
 
 __all__ = ["PatchDiscriminator", "UNetGenerator"]
 
-SIZE, PADDING = 4, 1
+SIZE, PADDING = 4, 1  # of the U-Net
 NORM_MOMENTUM = 0.1
 SMALLEST = 1  # side of the innermost map
 
@@ -147,13 +148,14 @@ class PatchDiscriminator(MapModule):
         self.widths = scaled(published_widths(architecture.widths, group.order), width)
         layers = Layers(group, NORM_MOMENTUM, backend=backend)
         stages: list[nn.Module] = []
-        for level, (c_in, c_out) in enumerate(pairwise((source_channels + channels, *self.widths))):
-            stride = 1 if level == len(self.widths) - 1 else 2
-            first = level == 0
-            stages.append(layers.convolution(c_in, c_out, SIZE, lift=first, stride=stride, padding=PADDING, bias=first))
+        *filters, (last_size, _, last_padding) = patch_filters(architecture)
+        channels_of = pairwise((source_channels + channels, *self.widths))
+        for (c_in, c_out), (size, stride, padding) in zip(channels_of, filters, strict=True):
+            first = not stages
+            stages.append(layers.convolution(c_in, c_out, size, lift=first, stride=stride, padding=padding, bias=first))
             stages += [] if first else [layers.batch_norm(c_out)]
             stages.append(nn.LeakyReLU(0.2))
-        stages += [layers.convolution(self.widths[-1], 1, SIZE, padding=PADDING), gnn.GroupPool(group=group)]
+        stages += [layers.convolution(self.widths[-1], 1, last_size, padding=last_padding), gnn.GroupPool(group=group)]
         self.stages = nn.Sequential(*stages)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from sgan.losses import loss_from_name, san_discriminator
 from sgan.mlp import PerceptronDiscriminator, PerceptronGenerator
 from sgan.pix2pix import PatchDiscriminator, UNetGenerator
 from sgan.schedules import LossThreshold
+from sgan.sizes import smallest_side
 
 __all__ = [
     "AnyDiscriminator",
@@ -106,6 +107,12 @@ def build_discriminator(
         ValueError: a row that this group or shape does not fit.
     """
     row = DISCRIMINATORS[options.discriminator]
+    smallest = smallest_side(options.discriminator)
+    if resolution < smallest:
+        raise ValueError(
+            f"Discriminator: resolution must be at least {smallest} for {row.source}, whose filters find no place on "
+            f"smaller images, got {resolution}: --resolution resizes"
+        )
     common: dict[str, Any] = {
         "group": group_from_name(options.discriminator_group),
         "channels": channels,

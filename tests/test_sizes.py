@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from sgan.architectures import GENERATORS
+from sgan.architectures import DISCRIMINATORS, GENERATORS
 from sgan.config import Options
 from sgan.presets import PRESETS
-from sgan.sizes import fitting_sides, lost_stages
+from sgan.sizes import fitting_sides, lost_stages, smallest_side
 from sgan.trainer import build_discriminator, build_generator
 
 FITTING = {
@@ -49,15 +50,37 @@ def test_the_sides_that_are_stated_fit_and_others_do_not(row: str) -> None:
 
 
 def test_sides_are_stated_of_every_preset() -> None:
-    stated = {row: fitting_sides(row) for row in GENERATORS}
+    stated = {row: fitting_sides(row, row if row in DISCRIMINATORS else "toy") for row in GENERATORS}
     assert stated["digits"] == "7 to 27 times 1, 2, 4, ..."
     assert stated["medical-64"] == "4, 8, ..., 128"
     assert stated["cifar10-32"] == "4, 8, ..., 32"
     assert stated["mnist-conv"] == stated["mnist-deligan"] == "28"
-    assert stated["pix2pix"] == "4, 8, ..., 256"
+    assert stated["pix2pix"] == "32, 64, ..., 256"  # the U-Net alone fits 4 pixels
     assert stated["mnist-mlp"] == "any"
+    assert fitting_sides("mnist-mlp", "mnist-conv") == "12 or more"
+    assert fitting_sides("mnist-mlp", "digits") == stated["digits"]
+    assert fitting_sides("digits", "mnist-conv") == "7 to 27 times 1, 2, 4, ..., from 12 on"
+    assert fitting_sides("medical-64", "sketches-deligan") == "32, 64, ..., 128"
     assert stated["toy"] == "points"
-    assert all(stated[Options(preset=name, **preset.changes).generator] for name, preset in PRESETS.items())
+
+
+PLAYERS = {(o.generator, o.discriminator) for o in (Options(preset=n, **p.changes) for n, p in PRESETS.items())}
+
+
+@pytest.mark.parametrize("row", sorted({d for g, d in PLAYERS if fitting_sides(g, d) != "points"}))
+def test_a_discriminator_scores_its_smallest_images_and_refuses_smaller_ones(row: str) -> None:
+    """Scores are calculated: a convolution that finds no place on its map is told by no constructor of a layer."""
+    pairs = row == "pix2pix"
+    groups = {"generator_group": "C1", "discriminator_group": "C1"}
+    options = Options(preset="digits-cnn", discriminator=row, discriminator_width=1 / 64, **groups)
+    smallest = smallest_side(row)
+    x = torch.zeros(2, 3, smallest, smallest)
+    condition: Tensor = x if pairs else torch.zeros(2, dtype=torch.int64)
+    discriminator = build_discriminator(options, resolution=smallest, channels=3, num_classes=2)
+    assert discriminator(x, condition).isfinite().all()
+    if smallest > 1:
+        with pytest.raises(ValueError, match=rf"resolution must be at least {smallest} for .*, got {smallest - 1}"):
+            build_discriminator(options, resolution=smallest - 1, channels=3, num_classes=2)
 
 
 @pytest.mark.parametrize(
