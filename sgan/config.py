@@ -259,6 +259,8 @@ def command_line(options: Options, **changes: Any) -> str:
     """The command that trains with these options and changes: `python -m sgan.train --preset ... --set ...`."""
     wanted = replace(options, **changes)
     preset = asdict(Options(preset=options.preset, **PRESETS[options.preset].changes))
+    if wanted.subset_of != preset["subset_of"]:
+        preset["subset"] = None  # the user's own subset, be it as large as the preset's, is cut from any set
     words = ["python", "-m", "sgan.train", "--preset", options.preset]
     for name, value in asdict(wanted).items():
         if value == preset[name] or name == "subset_of":

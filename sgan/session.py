@@ -480,6 +480,8 @@ def preview(options: Options, outdir: Path, console: Console) -> None:
     dataset = load_data(options, folder)
     options = with_features(options, dataset)
     trainer = Trainer(options, dataset)
+    if options.init_from is not None and not folder.exists:
+        start_from(trainer, Path(options.init_from))
     table = Table("option", "value", title=f"{options.preset}: {PRESETS[options.preset].summary}")
     for field in fields(options):
         table.add_row(field.name, str(getattr(options, field.name)))

@@ -78,6 +78,15 @@ def test_snapshots_of_other_networks_and_none_are_refused(tiny: Options, before:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("source", ["no.safetensors", "."])
+def test_a_dry_run_refuses_what_a_run_would(tiny: Options, tmp_path: Path, source: str) -> None:
+    arguments = ["--data", tiny.data, "--init-from", str(tmp_path / source), "--outdir", str(tmp_path / "run")]
+    outputs = [CliRunner().invoke(main, [*arguments, *extra]) for extra in ([], ["--dry-run"])]
+    assert [result.exit_code for result in outputs] == [1, 1]
+    assert outputs[0].output == outputs[1].output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_diverged_run_names_the_command_that_goes_on(
     tiny: Options, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,3 +128,13 @@ def test_a_command_line_says_all_options(preset: str) -> None:
     parsed = resolve(flags.pop("preset"), **flags, **seed, **settings)
     assert parsed == replace(options, lr_g=1e-5)
     assert math.isclose(parsed.lr_g, 1e-5)
+
+
+def test_a_users_subset_is_said_though_it_equals_the_presets() -> None:
+    """The preset's would be left out of the command, and is for the preset's own data alone."""
+    preset = PRESETS["cifar10-2000-gan"].changes["subset"]
+    own, users = resolve("cifar10-2000-gan", data="a"), resolve("cifar10-2000-gan", data="a", subset=preset)
+    assert (own.subset, users.subset, users.subset_of) == (preset, preset, None)
+    assert "--subset" not in shlex.split(command_line(own))
+    words = shlex.split(command_line(users))
+    assert words[words.index("--subset") + 1] == str(preset)
