@@ -18,7 +18,8 @@ def write_atomic(path: Path, content: bytes, *, keep: Path | None = None) -> Non
     """Write a file through a temporary neighbour and a rename, so that `path` is never half written.
 
     The content, and then the folder that names it, are on the disk when this returns. The neighbour does not stay
-    behind, whatever is raised; a killed process leaves it to `remove_leftovers`.
+    behind, whatever is raised; a killed process leaves it to `remove_leftovers`. A link stays, and what it leads to is
+    written; what is no file, a pipe or /dev/stdout, cannot be replaced and is written to.
 
     Args:
         path: file to write; its folder must exist.
@@ -28,6 +29,12 @@ def write_atomic(path: Path, content: bytes, *, keep: Path | None = None) -> Non
     Raises:
         OSError: it cannot be written, with the name of the file: no space is left, for example.
     """
+    if path.exists() and not path.is_file():
+        with naming(path), open(path, "wb") as file:
+            file.write(content)
+        return
+    if keep is None:  # else the link itself is what is kept
+        path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.tmp")
     with naming(path):
         try:
