@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -18,6 +19,10 @@ MIN_TILE = 56  # pixels: a 28 x 28 digit is drawn twice as large
 LARGEST_TEXT = 16  # pixels
 LONGEST_NAME = 160
 MARGIN_GAP = 6
+MANY_SCRIPTS = "fonts/ttf/DejaVuSans.ttf"  # in matplotlib's data: Greek, Cyrillic, Arabic, Hebrew and more
+NO_CHARACTER = "\uffff"  # drawn as every character is that a font lacks
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def save_grid(
@@ -35,7 +40,8 @@ def save_grid(
         path: file to write; its folder must exist.
         columns: images per row; None: the smallest number whose square is at least N. An incomplete last row is filled
             with the darkest value.
-        row_names: of the rows, drawn in a margin left of them and cut where they are long; none: no margin.
+        row_names: of the rows, drawn in a margin left of them and cut where they are long; one in a script that no font
+            here has (Chinese, Thai) is its row's number, from 0, as "class 3"; none: no margin.
         scale: integer factor, every pixel becomes scale x scale; None: the smallest that makes a tile 56 pixels wide.
 
     Raises:
@@ -64,18 +70,34 @@ def save_grid(
 def with_row_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
     """The grid with a white margin at its left that names its rows, each beside the middle of its row."""
     height = grid.height / len(names)
-    font = ImageFont.load_default(size=min(LARGEST_TEXT, height * 0.8))
-    texts = [_cut(name, font) for name in names]
-    margin = math.ceil(max(font.getlength(text) for text in texts)) + 2 * MARGIN_GAP
+    lines = _drawable(names, min(LARGEST_TEXT, height * 0.8))
+    margin = math.ceil(max(font.getlength(text) for text, font in lines)) + 2 * MARGIN_GAP
     picture = Image.new(grid.mode, (margin + grid.width, grid.height), "white")
     picture.paste(grid, (margin, 0))
     draw = ImageDraw.Draw(picture)
-    for row, text in enumerate(texts):
+    for row, (text, font) in enumerate(lines):
         draw.text((margin - MARGIN_GAP, (row + 0.5) * height), text, fill="black", font=font, anchor="rm")
     return picture
 
 
-def _cut(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+def _drawable(names: Sequence[str], size: float) -> list[tuple[str, Font]]:
+    """Each name, cut, with the first font that has all of its characters; its row's number where none has."""
+    many_scripts = Path(matplotlib.get_data_path()) / MANY_SCRIPTS
+    fonts: tuple[Font, ...] = (ImageFont.load_default(size=size), ImageFont.truetype(many_scripts, size))
+    lines = []
+    for row, name in enumerate(names):
+        font = next((font for font in fonts if _has_all(font, name)), None)
+        lines.append((f"class {row}", fonts[0]) if font is None else (_cut(name, font), font))
+    return lines
+
+
+def _has_all(font: Font, text: str) -> bool:
+    """Whether the font draws every character, and none as the box in place of what it lacks."""
+    box = bytes(font.getmask(NO_CHARACTER))
+    return all(character.isspace() or bytes(font.getmask(character)) != box for character in text)
+
+
+def _cut(name: str, font: Font) -> str:
     """The name in one line, or as much of its beginning as LONGEST_NAME pixels hold, with dots."""
     text = " ".join(name.split())
     if font.getlength(text) <= LONGEST_NAME:

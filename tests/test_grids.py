@@ -61,3 +61,39 @@ def test_class_rows() -> None:
     assert first_of_each(labels, 3, 2).tolist() == [1, 4, 0, 2, 5, 5]
     with pytest.raises(ValueError, match="got none of class 3"):
         first_of_each(labels, 4, 2)
+
+
+def margin_of(path: Path, names: list[str], side: int = 56) -> np.ndarray:
+    """The margin of a grid of white images, one in each named row."""
+    save_grid(torch.ones(len(names), 1, side, side), path, columns=1, row_names=names)
+    grid = read(path)
+    assert grid.shape[0] == len(names) * side
+    assert (grid[:, -side:] == 255).all()  # the tiles are where they were
+    return grid[:, :-side]
+
+
+def test_every_row_has_its_name_beside_it(tmp_path: Path) -> None:
+    margin = margin_of(tmp_path / "a.png", ["glioma", " ", "meningioma"])
+    inked = [bool((row < 128).any()) for row in np.split(margin, 3)]
+    assert inked == [True, False, True]
+    with pytest.raises(ValueError, match="row_names must be 2 names, got 1"):
+        save_grid(torch.zeros(2, 1, 8, 8), tmp_path / "a.png", columns=1, row_names=["glioma"])
+
+
+@pytest.mark.parametrize("names", [("Глиома", "Нейрин"), ("γλίωμα", "νευρών"), ("ורם", "מוח"), ("über", "éber")])
+def test_names_of_other_scripts_are_drawn_and_are_no_row_of_boxes(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Boxes would make names of one length alike."""
+    first, second = (margin_of(tmp_path / "a.png", [name]) for name in names)
+    assert first.shape != second.shape or not np.array_equal(first, second)
+
+
+def test_a_name_that_no_font_here_has_is_its_rows_number(tmp_path: Path) -> None:
+    drawn = margin_of(tmp_path / "a.png", ["glioma", "腫瘍"])
+    assert np.array_equal(drawn, margin_of(tmp_path / "a.png", ["glioma", "class 1"]))
+
+
+def test_long_names_are_cut_and_lines_joined(tmp_path: Path) -> None:
+    long, longer = (margin_of(tmp_path / "a.png", ["a name of many words " * count]) for count in (5, 50))
+    assert np.array_equal(long, longer)
+    assert long.shape[1] <= 160 + 2 * 6
+    assert np.array_equal(margin_of(tmp_path / "a.png", ["a\nb"]), margin_of(tmp_path / "a.png", ["a b"]))
