@@ -116,7 +116,7 @@ class PlanarConversion:
             nonlocal branched
             told = given[name] if name in given else _told(child, _UNTOLD)
             if told == _UNTOLD:
-                if branched and not _elementwise(child):
+                if branched and self.order is None and not _elementwise(child):
                     self._path.append(name)
                     self._refuse(
                         "say by its layers what it takes behind a branch on images",

@@ -108,6 +108,7 @@ def mnist(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:.*among the training images:sgan.data.DataWarning")  # of three kinds
 def test_images_are_turned_about_the_centre_by_uniform_angles_and_keep_their_labels(tmp_path: Path) -> None:
     labels = np.arange(300) % 3
     row, column = np.meshgrid(np.arange(28) - 13.5, np.arange(28) - 13.5, indexing="ij")

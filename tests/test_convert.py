@@ -217,7 +217,7 @@ class Branches(nn.Module):
         self.side = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), _lift_of_3())
         self.conv = gconv.nn.GroupConv2d(8, 4, 3, group=C4, padding=1)
         self.shortcut = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(2, 4, 1), nn.Dropout2d())
-        self.act = nn.PReLU(4)
+        self.act = nn.PReLU()
         self.pool = gconv.nn.GroupPool(group=C4)
         self.late = gconv.nn.LiftingConv2d(4, 4, 1, group=C4)
         self.late_norm = nn.SyncBatchNorm(4)

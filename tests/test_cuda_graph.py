@@ -222,6 +222,7 @@ def memory_of(trainer: Trainer) -> dict[str, int]:
         tensors |= {f"{name} buffer {key}": buffer for key, buffer in player.named_buffers()}
         tensors[f"{name} rate"] = optimizer.param_groups[0]["lr"]
     del tensors["images_seen"]
+    tensors = {name: tensor for name, tensor in tensors.items() if "_extra_state" not in name}  # made when asked for
     return {name: tensor.data_ptr() for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 
 
