@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -12,6 +11,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
 
 __all__ = ["LOCK_NAME", "FolderInUse", "locked", "refuse_ranks"]
 
@@ -58,6 +64,9 @@ def locked(folder: Path) -> Iterator[str | None]:
     path = folder.resolve() / LOCK_NAME
     if path in _held:
         raise FolderInUse(f"{folder} is in use by this process, since {_held[path]}")
+    if not HAS_LOCKS:
+        yield "warning: this system has no POSIX locks: nothing keeps a second process out of the folder"
+        return
     file, note = _acquire(path, folder)
     try:
         _held[path] = datetime.now(UTC).isoformat(timespec="seconds")

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from sgan import lock
 from sgan.config import Options
 from sgan.lock import LOCK_NAME, WORLD_SIZES, FolderInUse, locked, refuse_ranks
 from sgan.runs import read_json_lines
@@ -163,3 +164,11 @@ def test_several_ranks_are_refused_before_there_is_a_folder(
 def test_one_rank_is_one_process() -> None:
     refuse_ranks({"WORLD_SIZE": "1"})
     refuse_ranks({})
+
+
+def test_a_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HAS_LOCKS", False)
+    with lock.locked(tmp_path) as note:
+        assert note is not None
+        assert "no POSIX locks" in note
+    assert not list(tmp_path.iterdir())
