@@ -54,9 +54,8 @@ def check_backend(name: str, device: str) -> None:
     "--data",
     metavar="NAME|PATH",
     help="Embedded data set (digits-rotated, toy-c4, ...), or a file or folder of yours: .npz, MNIST's IDX, RotMNIST's "
-    ".amat, CIFAR-10, LYSTO's .h5, Food-101, pix2pix pairs, a folder or .zip of images per class; rotated:PATH turns "
-    "the images. "
-    "[default: the preset's]",
+    ".amat, CIFAR-10, LYSTO's .h5, Food-101, pix2pix pairs, a folder or .zip of images, per class or not; rotated:PATH "
+    "turns the images. [default: the preset's]",
 )
 @click.option("--resolution", type=click.IntRange(min=1), metavar="N", help="Bring images to N x N pixels.")
 @click.option(

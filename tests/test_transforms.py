@@ -346,17 +346,11 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
-def test_distributed_gradients_are_those_of_one_process(tmp_path: Path) -> None:
-    group = gconv.CyclicGroup(4)
-    net = nn.Sequential(
-        gconv.nn.LiftingConv2d(1, 3, 3, group=group), gconv.nn.GroupConv2d(3, 2, 3, group=group), nn.Flatten()
-    ).double()
-    x = image(4)
-    torch.save((net, x), tmp_path / "task")
+def run_ranks(program: str, folder: Path) -> None:
+    """Two processes of a program, given rank and folder, to their ends."""
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path)],
+            [sys.executable, "-c", program, str(rank), str(folder)],
             env=os.environ | {"MASTER_ADDR": "localhost"},
             stderr=subprocess.PIPE,
         )
@@ -365,6 +359,17 @@ def test_distributed_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors.decode()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
+def test_distributed_gradients_are_those_of_one_process(tmp_path: Path) -> None:
+    group = gconv.CyclicGroup(4)
+    net = nn.Sequential(
+        gconv.nn.LiftingConv2d(1, 3, 3, group=group), gconv.nn.GroupConv2d(3, 2, 3, group=group), nn.Flatten()
+    ).double()
+    x = image(4)
+    torch.save((net, x), tmp_path / "task")
+    run_ranks(WORKER, tmp_path)
     net(x).square().mean().backward()
     for rank in range(2):
         for found, parameter in zip(torch.load(tmp_path / str(rank)), net.parameters(), strict=True):
@@ -412,17 +417,7 @@ def test_fully_sharded_layers_are_those_of_one_process(tmp_path: Path) -> None:
     ).double()
     x = image(4)
     torch.save((net, x), tmp_path / "task")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARDED_WORKER, str(rank), str(tmp_path)],
-            env=os.environ | {"MASTER_ADDR": "localhost"},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=120)
-        assert worker.returncode == 0, errors.decode()
+    run_ranks(SHARDED_WORKER, tmp_path)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     expected = []
     for _ in range(2):

@@ -58,7 +58,7 @@ def read_npz(path: Path, window: Window | None = None) -> RawImages:
     built: dict[str, object] = {
         "source": f"npz file {path.name}",
         "split_by": "image" if sources is None else "src",
-        "skipped": {f"array {key}": 1 for key in others},
+        "skipped": {f"array called {key}": 1 for key in others},
         **({} if window is None else {"window": window.describe()}),
     }
     return RawImages(ImageSet(images, labels), names, None, sources, built)
