@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gconv
 from gconv.nn import GroupConv2d, GroupConvTranspose2d, GroupDownsample2d, GroupPool, LiftingConv2d, spectral_norm
@@ -308,15 +309,6 @@ def test_state_dicts_of_old_weight_norms_still_load() -> None:
     torch.testing.assert_close(layer.weight, expected)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_assigned_parameters_of_another_dtype_have_tables_as_wide(kind: type[nn.Module], normalised: bool) -> None:
-    wide, layer = make(kind, "C8", normalised).double().eval(), make(kind, "C8", normalised).eval()
-    layer.load_state_dict(wide.state_dict(), assign=True)
-    x = image(layer).double()
-    torch.testing.assert_close(layer(x), wide(x), rtol=1e-13, atol=1e-13)
-
-
 def test_a_layer_that_was_assigned_compiles_first() -> None:
     with torch.device("meta"):
         layer = make(GroupConv2d, "C8")
@@ -338,3 +330,55 @@ def test_a_first_call_under_a_transform_leaves_nothing_behind(group: str) -> Non
     with torch.no_grad():
         torch.testing.assert_close(torch.vmap(layer.eval())(x), torch.stack([real(part) for part in x]))
         torch.testing.assert_close(layer(x[0]), real(x[0]))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_made_of_fake_tensors_come_alive(kind: type[nn.Module], group: str, normalised: bool) -> None:
+    real = make(kind, group, normalised).eval()
+    with FakeTensorMode():
+        empty = make(kind, group, normalised)
+    empty.load_state_dict(real.state_dict(), assign=True)
+    x = image(real)
+    assert torch.equal(empty.eval()(x), real(x))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tables_have_the_digits_of_the_parameters_that_replace_others(
+    kind: type[nn.Module], group: str, normalised: bool
+) -> None:
+    layer = make(kind, group, normalised).eval()
+    wide = copy.deepcopy(layer).double()
+    x = image(layer)
+    narrow = layer(x)
+    state = {name: value for name, value in wide.state_dict().items() if value.is_floating_point()}
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(torch.func.functional_call(layer, state, x.double()), wide(x.double()), **close)
+    assert torch.equal(layer(x), narrow)  # the same bits from tables of more digits
+    layer.load_state_dict(wide.state_dict(), assign=True)
+    torch.testing.assert_close(layer(x.double()), wide(x.double()), **close)
+
+
+@pytest.mark.parametrize("saved", [torch.tensor([float("nan")]), torch.tensor([10**7]), torch.zeros(2, 2), "C4", None])
+def test_what_is_no_identity_is_refused_as_a_state_dict_of_another_group(saved: object) -> None:
+    layer = GroupConv2d(2, 3, 3, group=C4)
+    with pytest.raises(RuntimeError, match="GroupConv2d at the root: the state_dict must be of a layer on C4, got"):
+        layer.load_state_dict({**layer.state_dict(), "_extra_state": saved})
+
+
+def test_a_layer_is_called_by_its_own_name_when_it_is_normalised() -> None:
+    layer = spectral_norm(GroupConv2d(2, 3, 3, group=C4))
+    with pytest.raises(RuntimeError, match=r"\sGroupConv2d at the root"):
+        layer.load_state_dict(spectral_norm(GroupConv2d(2, 3, 3, group=D2)).state_dict())
+    with pytest.raises(ValueError, match=r"^Sequential: GroupConv2d must be .* from LiftingConv2d before it"):
+        gconv.nn.Sequential(spectral_norm(LiftingConv2d(2, 2, 3, group=D4)), layer)
+
+
+def test_a_state_dict_that_holds_nothing_names_no_other_group() -> None:
+    layer = GroupConv2d(2, 3, 3, group=C4)
+    state = {name: value.to("meta") for name, value in layer.state_dict().items()}
+    assert layer.load_state_dict(state, assign=True) is not None
+    assert layer.weight.is_meta
